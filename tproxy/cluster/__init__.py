@@ -1,0 +1,1 @@
+"""Where Destination resources come from: a folder of files, or Kubernetes."""

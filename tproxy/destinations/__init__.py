@@ -1,0 +1,1 @@
+"""Where destinations and their credentials come from."""

@@ -1,0 +1,283 @@
+"""The words of the whole program as frozen values: what a destination is, who asks for it, what went wrong."""
+
+from __future__ import annotations
+
+import hmac
+from enum import StrEnum
+from typing import NewType, final
+
+from attrs import field, frozen
+
+Tenant = NewType("Tenant", str)
+"""A tenant's subdomain; `PROVIDER` is the provider's own."""
+
+PROVIDER = Tenant("")
+
+
+@final
+class Secret:
+    """A password, token or key: compared and handed on, never printed."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself: for the wire, never for a log, a status or an exception."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not serialised")
+
+
+class Stage(StrEnum):
+    """How far a connection had come on its way to a session."""
+
+    ACCEPT = "accept"
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    TLS = "tls"
+    GREETING = "greeting"
+    LOGIN = "login"
+
+
+class Code(StrEnum):
+    """What the application is told: a response code of RFC 5530 (or RFC 9051, section 7.1)."""
+
+    AUTHENTICATION_FAILED = "AUTHENTICATIONFAILED"
+    AUTHORIZATION_FAILED = "AUTHORIZATIONFAILED"
+    CONTACT_ADMIN = "CONTACTADMIN"
+    EXPIRED = "EXPIRED"
+    LIMIT = "LIMIT"
+    PRIVACY_REQUIRED = "PRIVACYREQUIRED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Reason(StrEnum):
+    """Why something is refused: a bounded set, so that logs and metrics can be grouped by it."""
+
+    # the destination, its store and its tokens
+    DESTINATION_NOT_FOUND = "destination-not-found"
+    FRAGMENT_NOT_FOUND = "fragment-not-found"
+    TYPE_NOT_SUPPORTED = "type-not-supported"
+    PROXY_TYPE_NOT_SUPPORTED = "proxy-type-not-supported"
+    LOOPBACK_NOT_SUPPORTED = "loopback-not-supported"
+    TENANT_ANNOTATION_INVALID = "tenant-annotation-invalid"
+    TENANT_MODE_MISMATCH = "tenant-mode-mismatch"
+    DUPLICATE_RESOURCE = "duplicate-resource"
+    NAME_ALREADY_PRESENT = "name-already-present"
+    RESOURCE_INVALID = "resource-invalid"
+    DOCUMENT_INVALID = "document-invalid"
+    STORE_UNAVAILABLE = "store-unavailable"
+    TOKEN_REFUSED = "token-refused"
+    TOKEN_UNAVAILABLE = "token-unavailable"
+    # the way to the mail server
+    ADDRESS_REFUSED = "address-refused"
+    NAME_NOT_RESOLVED = "name-not-resolved"
+    CONNECTION_FAILED = "connection-failed"
+    CERTIFICATE_UNTRUSTED = "certificate-untrusted"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate-not-yet-valid"
+    CERTIFICATE_NAME_MISMATCH = "certificate-name-mismatch"
+    CERTIFICATE_INVALID = "certificate-invalid"
+    TLS_FAILED = "tls-failed"
+    # the dialogue with the mail server
+    GREETING_REFUSED = "greeting-refused"
+    PROTOCOL_VIOLATION = "protocol-violation"
+    ENCRYPTION_NOT_OFFERED = "encryption-not-offered"
+    MECHANISM_NOT_OFFERED = "mechanism-not-offered"
+    CREDENTIAL_INVALID = "credential-invalid"
+    LOGIN_REFUSED = "login-refused"
+    LOGIN_UNAVAILABLE = "login-unavailable"
+    SESSION_UNUSABLE = "session-unusable"
+    UPSTREAM_ENDED = "upstream-ended"
+    TIMED_OUT = "timed-out"
+    # this side
+    LIMIT_REACHED = "limit-reached"
+    PORT_NOT_AVAILABLE = "port-not-available"
+    REVOKED = "revoked"
+    INTERNAL_ERROR = "internal-error"
+
+
+@frozen
+class Refusal:
+    """One "no", in our own words: where, why, and what to do about it.
+
+    `message` and `remedy` are for the operator. They never hold a secret nor text
+    of a mail server. The application sees `code` and words that belong to it.
+    """
+
+    stage: Stage
+    reason: Reason
+    message: str
+    remedy: str = ""
+    code: Code = Code.UNAVAILABLE
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.remedy}" if self.remedy else self.message
+
+
+class RefusedError(Exception):
+    """Carries a `Refusal` up the stack."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+@frozen(order=True)
+class ListenerKey:
+    """Whose port it is: one Destination resource for one tenant."""
+
+    namespace: str
+    name: str
+    tenant: Tenant = PROVIDER
+
+    @property
+    def service(self) -> str:
+        """The name that a workload connects to, within the namespace."""
+        return f"{self.name}-{self.tenant}" if self.tenant else self.name
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+
+@frozen
+class DestinationRequest:
+    """What to ask a store for: a destination, as seen by one tenant."""
+
+    instance: str
+    name: str
+    tenant: Tenant = PROVIDER
+    level: str = ""
+    fragment: str = ""
+    fragment_level: str = ""
+    fragment_optional: bool = False
+    chain: str = ""
+    chain_variables: tuple[tuple[str, str], ...] = ()
+
+
+class GreetingMode(StrEnum):
+    """How an application is greeted: already logged in, or open to any login."""
+
+    PREAUTH = "preauth"
+    OPEN = "open"
+
+
+@frozen
+class Binding:
+    """What a listener is bound to, from its opening to its end."""
+
+    key: ListenerKey
+    request: DestinationRequest
+    greeting: GreetingMode = GreetingMode.PREAUTH
+
+
+@frozen
+class Trust:
+    """Whose certificates are believed for one destination, beside the installation's.
+
+    `authorities` are PEM texts of the destination's own; `verify` is false only where
+    the destination says `TrustAll` and the operator allowed that.
+    """
+
+    authorities: tuple[str, ...] = ()
+    verify: bool = True
+
+
+@frozen
+class Route:
+    """Where a mail server is and how it is recognised."""
+
+    protocol: str
+    host: str
+    port: int
+    trust: Trust = Trust()
+
+
+@frozen
+class Password:
+    """A user and a password."""
+
+    user: str
+    password: Secret
+
+
+@frozen
+class Bearer:
+    """A user and an OAuth 2.0 access token."""
+
+    user: str
+    token: Secret
+
+
+@frozen
+class NoCredential:
+    """The destination says that nobody logs in (`auth: false`)."""
+
+
+Credential = Password | Bearer | NoCredential
+
+
+@frozen
+class ClientCredentials:
+    """An OAuth 2.0 client credentials grant (RFC 6749, section 4.4), ready to be asked for.
+
+    `url` is where the tenant's token comes from, after `tokenServiceURLType` was applied.
+    `headers`, `queries` and `body` are additional; durations are seconds.
+    """
+
+    url: str
+    client_id: str
+    client_secret: Secret
+    scope: str = ""
+    user: str = ""
+    password: Secret = Secret("")
+    credentials_in_body: bool = True
+    headers: tuple[tuple[str, Secret], ...] = ()
+    queries: tuple[tuple[str, Secret], ...] = ()
+    body: tuple[tuple[str, Secret], ...] = ()
+    connect_seconds: float = 10.0
+    read_seconds: float = 10.0
+    trust: Trust = Trust()
+
+
+@frozen
+class Destination:
+    """A destination document, read and judged: one mail server and one way to log in.
+
+    `login` is a credential that can be used as it is, or the grant that fetches the
+    token for `user`. `warnings` are for the log.
+    """
+
+    name: str
+    route: Route
+    user: str
+    login: Password | NoCredential | ClientCredentials
+    warnings: tuple[str, ...] = field(default=(), eq=False)
+
+
+@frozen
+class Resolution:
+    """A destination with the credential to use now; `cached` says that it was not fetched for this call."""
+
+    destination: Destination
+    credential: Credential
+    cached: bool = False

@@ -1,0 +1,1 @@
+"""One proxied session, from the accepted connection to its end."""
