@@ -249,7 +249,7 @@ class ClientCredentials:
     client_secret: Secret
     scope: str = ""
     user: str = ""
-    password: Secret = Secret("")
+    password: Secret | None = None
     credentials_in_body: bool = True
     headers: tuple[tuple[str, Secret], ...] = ()
     queries: tuple[tuple[str, Secret], ...] = ()

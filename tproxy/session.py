@@ -153,9 +153,7 @@ class Verified:
     """For a probe: the session answers commands."""
 
 
-Event = (
-    Line | Literal | LineTooLong | Upstream | TLSEstablished | Ended | Expired | LoggedIn | Refuse
-)
+Event = Line | Literal | LineTooLong | Upstream | TLSEstablished | Ended | Expired | LoggedIn | Refuse
 Effect = LoggedIn | Refuse | Send | Forward | StartTLS | HandOver | Close | Verified
 
 
