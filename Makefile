@@ -1,0 +1,67 @@
+# What there is to make: `make help`. Works with python3 (3.11 or newer, with venv) and make alone.
+
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+TRIAL := -m twisted.trial
+STRICT := $(BIN)/python -bb -W error
+
+INSTALLED := $(shell find tproxy twisted examples -type f ! -name '*.pyc' ! -name dropin.cache)
+UNITS := $(filter-out tests.__init__ tests.__pycache__ tests.integration,$(subst /,.,$(basename $(wildcard tests/*))))
+
+# What decides is tested in every branch; the shell around it as far as it goes.
+DECISIONS := tproxy/model.py,tproxy/session.py,tproxy/interfaces.py,tproxy/config.py,tproxy/lines.py,tproxy/sasl.py,tproxy/document.py,tproxy/protocols/*,tproxy/operator/manifests.py,tproxy/operator/plan.py
+
+.PHONY: help
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+# `set -m` gives the demo the terminal, so that Ctrl-C ends it, with exit status 0, and not make.
+.PHONY: demo
+demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to try: until Ctrl-C
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/tproxy demo --examples examples
+
+.PHONY: test
+test: packages lint  ## everything: lint, types, unit and integration tests, coverage
+	$(BIN)/coverage erase
+	NODE_PATH=$(abspath $(VENV)/node_modules) $(STRICT) -m coverage run $(TRIAL) tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=100 --include='$(DECISIONS)'
+
+.PHONY: unit
+unit: $(VENV)/.tested  ## the unit tests alone
+	$(STRICT) $(TRIAL) $(UNITS)
+
+.PHONY: lint
+lint: $(VENV)/.tested  ## style, import rule, types
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy
+
+.PHONY: packages
+packages: $(VENV)/.tested
+	@.ci/packages $(VENV)
+
+.PHONY: clean
+clean:  ## remove all that was made here
+	rm -rf .venv .venv-* build dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache .tox
+	find tproxy twisted tests -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
+
+# A normal install, made anew when a file of it changed: plug-ins don't show in an editable one.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tproxy needs Python 3.11 or newer: make PYTHON=python3.x …")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade setuptools
+	@touch $@
+
+install = @rm -rf build tproxy.egg-info; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation $(1) && rm -rf build tproxy.egg-info && touch $@
+
+$(VENV)/.installed: $(VENV)/.python setup.cfg pyproject.toml $(INSTALLED)
+	$(call install,.)
+
+$(VENV)/.tested: $(VENV)/.python setup.cfg pyproject.toml $(INSTALLED)
+	$(call install,'.[test]') $(VENV)/.installed
