@@ -1,17 +1,37 @@
-"""The configuration: one YAML text becomes frozen values, or one error that names the key."""
+"""The configuration: one YAML text becomes frozen values, or one error that names the line and the key.
+
+`KEYS` is all that may be said; docs/configure.md explains it to users. Nothing here touches a
+file: `paths` tells the composition root what has to be there.
+"""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterable
+from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
-Network = IPv4Network | IPv6Network
+from tproxy import names, places
+from tproxy.places import ConfigError, Found, Key, Network, Place
 
-
-class ConfigError(Exception):
-    """One line: the file, the key's path, what is wrong with it and what would be right."""
+__all__ = [
+    "KEYS",
+    "Config",
+    "ConfigError",
+    "ConfiguredPath",
+    "Instance",
+    "Limits",
+    "Local",
+    "Network",
+    "PathKind",
+    "Security",
+    "loosened",
+    "parse",
+    "paths",
+]
 
 
 @frozen
@@ -24,7 +44,7 @@ class Instance:
 
 @frozen
 class Security:
-    """What is allowed beyond the safe defaults."""
+    """What is allowed beyond the safe defaults; hosts are spelled as `names.host` does."""
 
     allowed_networks: tuple[Network, ...] = ()
     plaintext_hosts: frozenset[str] = frozenset()
@@ -35,9 +55,9 @@ class Security:
 
 @frozen
 class Limits:
-    """Bounds: connections at once per listener."""
+    """Bounds: connections at once per listener, each of them a session of one mail account."""
 
-    connections_per_listener: int = 100
+    connections_per_listener: int = 10
 
 
 @frozen
@@ -52,7 +72,11 @@ class Local:
 
 @frozen
 class Config:
-    """All that the program is told; paths are absolute."""
+    """All that the program is told; paths are absolute.
+
+    `default_instance` and `provider_subdomain` are empty where none is configured; `log_level` is
+    one of debug, info, warn, error, critical.
+    """
 
     tenant_mode: str
     instances: tuple[Instance, ...]
@@ -65,3 +89,197 @@ class Config:
     limits: Limits = Limits()
     log_level: str = "info"
     additional_cas: Path | None = None
+
+
+# What may be said
+
+
+def _instances(place: Place) -> tuple[Instance, ...]:
+    known: dict[str, Instance] = {}
+    for item in place.items():
+        found = places.gather(item, (NAME, DIRECTORY))
+        instance = Instance(found[NAME], found[DIRECTORY])
+        if instance.name in known:
+            raise found.place(NAME).wrong(f"{names.quoted(instance.name)} is the name of an instance before it")
+        known[instance.name] = instance
+    if not known:
+        raise place.wrong("at least one instance is needed, with name and directory")
+    return tuple(known.values())
+
+
+NAME = Key("name", places.text)
+DIRECTORY = Key("directory", places.path)
+
+TENANT_MODE = Key("config.tenantMode", places.one_of("dedicated", "shared"), "dedicated")
+NAMESPACES_MODE = Key("config.managedNamespacesMode", places.one_of("all", "labelSelector"), "all")
+INTERVAL = Key("config.manager.executionIntervalMinutes", places.whole(1, 1440), 3)
+PROVIDER_SUBDOMAIN = Key("config.providerSubdomain", places.subdomain, "")
+INSTANCES = Key("config.integration.destinationService.instances", _instances)
+DEFAULT_INSTANCE = Key("config.integration.destinationService.defaultInstanceName", places.text, "")
+SHORT_DEFAULT_INSTANCE = Key("config.destinationService.defaultInstanceName", places.text, "")
+ALLOWED_NETWORKS = Key("config.security.allowedNetworks", places.several(places.network), ())
+PLAINTEXT_HOSTS = Key("config.security.plaintextHosts", places.distinct(places.host), frozenset())
+HTTP_TOKEN_HOSTS = Key("config.security.httpTokenHosts", places.distinct(places.host), frozenset())
+ALLOW_TRUST_ALL = Key("config.security.allowTrustAll", places.truth, False)
+DEFAULT_SCOPE = Key(
+    "config.security.accessControl.destinations.defaultScope",
+    places.one_of("namespaced", "clusterWide"),
+    "namespaced",
+)
+CONNECTIONS = Key("config.limits.connectionsPerListener", places.whole(1, 100_000), Limits().connections_per_listener)
+LOG_LEVEL = Key(
+    "config.logging.level",
+    places.one_of("debug", "info", "warn", "warning", "error", "critical", folded=True),
+    "info",
+)
+ADDITIONAL_CAS = Key("additionalCAs.file", places.path, None)
+LOCAL_DIRECTORY = Key("cluster.local.directory", places.path)
+LOCAL_STATE = Key("cluster.local.state", places.path)
+LISTEN = Key("cluster.local.listen", places.address, "127.0.0.1")
+ALLOW_REMOTE = Key("cluster.local.allowRemote", places.truth, False)
+
+KEYS: tuple[Key[Any], ...] = (
+    TENANT_MODE,
+    NAMESPACES_MODE,
+    INTERVAL,
+    PROVIDER_SUBDOMAIN,
+    INSTANCES,
+    DEFAULT_INSTANCE,
+    SHORT_DEFAULT_INSTANCE,
+    ALLOWED_NETWORKS,
+    PLAINTEXT_HOSTS,
+    HTTP_TOKEN_HOSTS,
+    ALLOW_TRUST_ALL,
+    DEFAULT_SCOPE,
+    CONNECTIONS,
+    LOG_LEVEL,
+    ADDITIONAL_CAS,
+    LOCAL_DIRECTORY,
+    LOCAL_STATE,
+    LISTEN,
+    ALLOW_REMOTE,
+)
+
+
+def parse(text: str, path: Path) -> Config:
+    """The configuration that `text` says; relative paths in it start at the folder of `path`.
+
+    Raises ConfigError with one line: FILE:LINE: key.path: what is wrong.
+    """
+    found = places.gather(places.compose(text, path), KEYS)
+    instances = found[INSTANCES]
+    return Config(
+        tenant_mode=found[TENANT_MODE],
+        instances=instances,
+        default_instance=_default_instance(found, instances),
+        local=Local(found[LOCAL_DIRECTORY], found[LOCAL_STATE], _listen(found), found[ALLOW_REMOTE]),
+        managed_namespaces_mode=found[NAMESPACES_MODE],
+        execution_interval_minutes=found[INTERVAL],
+        provider_subdomain=found[PROVIDER_SUBDOMAIN],
+        security=Security(
+            found[ALLOWED_NETWORKS],
+            found[PLAINTEXT_HOSTS],
+            found[HTTP_TOKEN_HOSTS],
+            found[ALLOW_TRUST_ALL],
+            found[DEFAULT_SCOPE],
+        ),
+        limits=Limits(found[CONNECTIONS]),
+        log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
+        additional_cas=found[ADDITIONAL_CAS],
+    )
+
+
+def _default_instance(found: Found, instances: tuple[Instance, ...]) -> str:
+    said = [key for key in (DEFAULT_INSTANCE, SHORT_DEFAULT_INSTANCE) if key in found]
+    for key in said:
+        name, place = found[key], found.place(key)
+        if name != found[said[0]]:
+            raise place.wrong(f"{place.shown} differs from {said[0].path}; keep one of the two")
+        if name not in [instance.name for instance in instances]:
+            listed = ", ".join(names.quoted(instance.name) for instance in instances)
+            raise place.wrong(f"{place.shown} is not among the instances: {listed}")
+    return found[said[0]] if said else ""
+
+
+def _listen(found: Found) -> str:
+    listen = found[LISTEN]
+    address = ip_address(listen)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if not address.is_loopback and not found[ALLOW_REMOTE]:
+        raise found.place(LISTEN).wrong(
+            f"{listen} is reached from elsewhere, and whoever reaches a listener owns its mailbox; "
+            f"listen on 127.0.0.1, or say {ALLOW_REMOTE.path}: true"
+        )
+    return listen
+
+
+# What the composition root has to look at and to say
+
+
+class PathKind(StrEnum):
+    """What has to stand at a configured path; a written file need not exist yet, its folder must."""
+
+    FOLDER = "folder"
+    FILE = "file"
+    WRITTEN_FILE = "written file"
+
+
+class ConfiguredPath(NamedTuple):
+    """A path and the key that names it."""
+
+    key: str
+    path: Path
+    kind: PathKind
+
+
+def paths(config: Config) -> tuple[ConfiguredPath, ...]:
+    """Every path of the configuration, for whoever may look whether it is there."""
+    folders = (
+        ConfiguredPath(f"{INSTANCES.path}[{index}].{DIRECTORY.path}", instance.directory, PathKind.FOLDER)
+        for index, instance in enumerate(config.instances)
+    )
+    cas = config.additional_cas
+    return (
+        *folders,
+        *((ConfiguredPath(ADDITIONAL_CAS.path, cas, PathKind.FILE),) if cas else ()),
+        ConfiguredPath(LOCAL_DIRECTORY.path, config.local.directory, PathKind.FOLDER),
+        ConfiguredPath(LOCAL_STATE.path, config.local.state, PathKind.WRITTEN_FILE),
+    )
+
+
+def loosened(config: Config) -> tuple[str, ...]:
+    """One sentence for every key that loosens a rule, for the log at start."""
+    local, security = config.local, config.security
+    said: tuple[tuple[Key[Any], object, str], ...] = (
+        (
+            ALLOW_REMOTE,
+            local.allow_remote,
+            f"listeners are on {local.listen}, and whoever reaches one owns its mailbox",
+        ),
+        (
+            ALLOWED_NETWORKS,
+            security.allowed_networks,
+            f"mail servers and token endpoints may be in {_listed(security.allowed_networks)}",
+        ),
+        (
+            PLAINTEXT_HOSTS,
+            security.plaintext_hosts,
+            f"credentials may go unencrypted to {_listed(security.plaintext_hosts)}",
+        ),
+        (
+            HTTP_TOKEN_HOSTS,
+            security.http_token_hosts,
+            f"client secrets and tokens may go unencrypted to {_listed(security.http_token_hosts)}",
+        ),
+        (
+            ALLOW_TRUST_ALL,
+            security.allow_trust_all,
+            "destinations with TrustAll use mail servers whose certificates nobody checks",
+        ),
+    )
+    return tuple(f"{key.path}: {sentence}" for key, given, sentence in said if given)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(sorted(str(value) for value in values))
