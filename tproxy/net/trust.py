@@ -1,0 +1,280 @@
+"""Whom to trust: authorities, TLS contexts, and the verdict on the certificate of one connection."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from socket import socket
+
+import certifi
+from attrs import frozen
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from twisted.logger import Logger
+
+from tproxy.config import ConfigError
+from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
+from tproxy.net import verdicts
+from tproxy.net.names import ascii_name, ip_literal
+
+CIPHERS = (
+    b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:"
+    b"ECDHE+AES+SHA256:ECDHE+AES+SHA384:!aNULL:!eNULL:!PSK:@SECLEVEL=2"
+)
+"""For TLS 1.2: forward secrecy always; CBC only with SHA-2, which some Windows mail servers need."""
+
+CONTEXT_LIMIT = 64
+"""Distinct trusts kept at once; each context with the system's authorities takes about 1 MB."""
+
+SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+)
+
+_BEGIN = re.compile(rb"-----BEGIN CERTIFICATE-----")
+
+log = Logger()
+
+
+class AuthoritiesError(ValueError):
+    """A text is no list of certificates in PEM form; `line` says where."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+def read_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM text (RFC 7468); text between them is passed over.
+
+    @raise AuthoritiesError: there is none, or one that cannot be read
+    """
+    starts = [match.start() for match in _BEGIN.finditer(pem)]
+    if not starts:
+        raise AuthoritiesError(1, "holds no certificate in PEM form")
+    certificates = []
+    for start, end in zip(starts, [*starts[1:], len(pem)], strict=True):
+        try:
+            certificates.append(x509.load_pem_x509_certificate(pem[start:end]))
+        except ValueError:
+            line = pem.count(b"\n", 0, start) + 1
+            raise AuthoritiesError(line, "the certificate that begins here cannot be read") from None
+    return tuple(certificates)
+
+
+def load_system_authorities(context: SSL.Context) -> None:
+    """Trust the authorities of this system; those of certifi where it has none."""
+    context.set_default_verify_paths()
+    paths = ssl.get_default_verify_paths()
+    files = [file for file in (paths.cafile, *SYSTEM_BUNDLES) if file and Path(file).exists()]
+    if not files and not (paths.capath and any(Path(paths.capath).iterdir())):
+        context.load_verify_locations(certifi.where())
+
+
+class TrustStore:
+    """Makes TLS for outgoing connections: one context for each distinct trust.
+
+    @param additional: a PEM file of authorities that are trusted beside the system's
+    @param system: loads the system's authorities into a context
+    @raise ConfigError: the file cannot be read, or holds no readable certificates
+    """
+
+    def __init__(
+        self,
+        additional: Path | None = None,
+        system: Callable[[SSL.Context], None] = load_system_authorities,
+    ) -> None:
+        self._path = additional
+        self._system = system
+        self._contexts: OrderedDict[Trust, SSL.Context] = OrderedDict()
+        self._seen: bytes | None = None
+        self._additional: tuple[x509.Certificate, ...] = ()
+        if additional is not None:
+            try:
+                self._seen = additional.read_bytes()
+                self._additional = read_authorities(self._seen)
+            except OSError:
+                raise ConfigError(f"{additional}: additionalCAs.file: cannot be read") from None
+            except AuthoritiesError as error:
+                raise ConfigError(f"{additional}:{error.line}: additionalCAs.file: {error.message}") from None
+
+    def client(self, trust: Trust, host: str) -> ClientTLS:
+        """TLS for one connection to a host.
+
+        @param host: a DNS name or an IP address, as the destination spells it
+        @raise RefusedError: stage tls; the host is no name, or an authority of `trust` cannot be read
+        """
+        return ClientTLS(self._context(trust), host, trust.verify)
+
+    def refresh(self) -> bool:
+        """Read the additional authorities again if their file has changed, for connections from now on.
+
+        A file that cannot be read leaves those in force that were read last, and an error in the log.
+
+        @return: whether others are trusted now
+        """
+        if self._path is None:
+            return False
+        try:
+            content = self._path.read_bytes()
+        except OSError:
+            content = None
+        if content == self._seen:
+            return False
+        self._seen = content
+        try:
+            authorities = read_authorities(content or b"")
+        except AuthoritiesError as error:
+            log.error(
+                "{file}:{line}: {message}; the authorities read before stay in force",
+                event="trust.broken",
+                file=str(self._path),
+                line=error.line,
+                message=error.message,
+            )
+            return False
+        if authorities == self._additional:
+            return False
+        self._additional = authorities
+        self._contexts.clear()
+        log.info("authorities read again from {file}", event="trust.changed", file=str(self._path))
+        return True
+
+    def _context(self, trust: Trust) -> SSL.Context:
+        context = self._contexts.get(trust)
+        if context is None:
+            context = self._contexts[trust] = self._create(trust)
+            if len(self._contexts) > CONTEXT_LIMIT:
+                self._contexts.popitem(last=False)
+        self._contexts.move_to_end(trust)
+        return context
+
+    def _create(self, trust: Trust) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_cipher_list(CIPHERS)
+        context.set_options(SSL.OP_NO_COMPRESSION | getattr(SSL, "OP_NO_RENEGOTIATION", 0))
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        if trust.verify:
+            context.set_verify(SSL.VERIFY_PEER, _record)
+            self._system(context)
+            _trust(context, self._additional)
+            _trust(context, _own_authorities(trust))
+        return context
+
+
+@frozen
+class Peer:
+    """What a mail server showed of itself in the handshake."""
+
+    names: tuple[str, ...]
+    not_after: datetime
+    version: str
+    cipher: str
+
+
+class ClientTLS:
+    """TLS of one connection: makes the TLS object, then judges the certificate or explains the failure."""
+
+    def __init__(self, context: SSL.Context, host: str, verify: bool) -> None:
+        self._context = context
+        self._verify = verify
+        self._host = host
+        self._is_address = ip_literal(host) is not None
+        self._failed: verdicts.Failed | None = None
+        if not self._is_address:
+            try:
+                self._host = ascii_name(host)
+            except ValueError as error:
+                raise RefusedError(verdicts.no_host(host, str(error))) from None
+
+    def connection(self, sock: socket) -> SSL.Connection:
+        """The TLS object on a connected, non-blocking socket, ready for `do_handshake`.
+
+        Its app data belongs to this module.
+        """
+        connection = SSL.Connection(self._context, sock)
+        connection.set_app_data(self)
+        if not self._is_address:  # RFC 6066, section 3: no addresses
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        connection.set_connect_state()
+        return connection
+
+    def verify(self, connection: SSL.Connection) -> None:
+        """After the handshake, before anything is sent: is the certificate meant for the host (RFC 9525)?
+
+        @raise RefusedError: stage tls
+        """
+        if not self._verify:
+            return
+        certificate = self._certificate(connection)
+        judge = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
+        try:
+            judge(certificate, self._host)
+        except (VerificationError, CertificateError):
+            raise RefusedError(verdicts.other_names(self._host, self._is_address, certificate)) from None
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+            raise RefusedError(verdicts.unreadable(self._host)) from None
+
+    def refusal(self, connection: SSL.Connection, error: Exception) -> Refusal:
+        """Why the handshake, or `verify`, failed, as precisely as is known."""
+        if isinstance(error, RefusedError):
+            return error.refusal
+        if self._failed is not None:
+            return verdicts.distrusted(self._host, self._failed)
+        return verdicts.broken(self._host, error)
+
+    def peer(self, connection: SSL.Connection) -> Peer:
+        """After the handshake: what the other side showed. Its names are as they came: escape them."""
+        certificate = self._certificate(connection)
+        return Peer(
+            names=verdicts.names(certificate),
+            not_after=certificate.not_valid_after_utc,
+            version=connection.get_protocol_version_name(),
+            cipher=connection.get_cipher_name() or "",
+        )
+
+    def failed(self, failed: verdicts.Failed) -> None:
+        """Remember the first check of the chain that failed."""
+        if self._failed is None:
+            self._failed = failed
+
+    def _certificate(self, connection: SSL.Connection) -> x509.Certificate:
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise RefusedError(verdicts.no_certificate(self._host))
+        return certificate
+
+
+def _record(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
+    if not ok:
+        connection.get_app_data().failed(verdicts.Failed(number, depth, certificate.to_cryptography()))
+    return bool(ok)
+
+
+def _trust(context: SSL.Context, authorities: Iterable[x509.Certificate]) -> None:
+    store = context.get_cert_store()
+    if store is not None:
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # an intermediate that was named is an anchor, too
+        for authority in authorities:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+
+
+def _own_authorities(trust: Trust) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(each for pem in trust.authorities for each in read_authorities(pem.encode()))
+    except AuthoritiesError as error:
+        message = f"The destination's own authorities: line {error.line}: {error.message}"
+        remedy = "put certificates in PEM form into the file that TrustStoreLocation names"
+        raise RefusedError(Refusal(Stage.TLS, Reason.DOCUMENT_INVALID, message, remedy)) from None
