@@ -188,6 +188,7 @@ class Binding:
     key: ListenerKey
     request: DestinationRequest
     greeting: GreetingMode = GreetingMode.PREAUTH
+    protocol: str = "imap4s"
 
 
 @frozen

@@ -1,0 +1,131 @@
+"""Carries the bytes of one session, uninspected, once the dialogue is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tproxy.net.endpoints import Transport
+
+SILENCE_SECONDS = 10.0
+"""How long the mail server may be silent after the application has sent its FIN."""
+
+DELIVERY_SECONDS = 4.0
+"""How long an application may take for what is left when its session is ended from here."""
+
+
+class Pipe:
+    """Two connections that carry each other's bytes until one ends.
+
+    Back-pressure works both ways: a side is read only while the other takes what it said. The mail
+    server's end: what is left is delivered, then the application's connection is closed. The
+    application's FIN: the mail server's connection stays open, without a FIN, until it ends or is
+    silent for 10 s, since servers drop unanswered commands on a FIN. A reset of either: both are reset.
+    `ended` is called once, when both are gone.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, downstream: Transport, upstream: Transport, ended: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._ended = ended
+        self._open = 2
+        self._timeout: IDelayedCall | None = None
+        self._downstream, self._upstream = downstream, upstream
+        self.received = 0
+        """Bytes from the application."""
+        self.sent = 0
+        """Bytes to the application."""
+        downstream.protocol = _Downstream(self)
+        upstream.protocol = _Upstream(self)
+        downstream.registerProducer(upstream, True)
+        upstream.registerProducer(downstream, True)
+
+    def from_downstream(self, data: bytes) -> None:
+        self.received += len(data)
+        self._upstream.write(data)
+
+    def from_upstream(self, data: bytes) -> None:
+        self.sent += len(data)
+        self._downstream.write(data)
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.reset(SILENCE_SECONDS)
+
+    def half_closed(self) -> None:
+        """The application has sent its FIN and may still read."""
+        self._limit(SILENCE_SECONDS, self._silent)
+
+    def end(self) -> None:
+        """End the session from here: at once, but for what the application is still to be given."""
+        self._limit(DELIVERY_SECONDS, self._downstream.abortConnection)
+        self._upstream.loseConnection()
+        self._downstream.loseConnection()
+
+    def upstream_lost(self, reason: Failure) -> None:
+        if reason.check(ConnectionDone):
+            self._downstream.loseConnection()
+        else:
+            self._downstream.abortConnection()
+        self._lost()
+
+    def downstream_lost(self, reason: Failure) -> None:
+        if reason.check(ConnectionDone):
+            self._upstream.loseConnection()
+        else:
+            self._upstream.abortConnection()
+        self._lost()
+
+    def _silent(self) -> None:
+        if self._downstream.undelivered:  # it is the application that is slow
+            self.half_closed()
+        else:
+            self.end()
+
+    def _limit(self, seconds: float, late: Callable[[], None]) -> None:
+        self._unlimit()
+        self._timeout = self._clock.callLater(seconds, late)
+
+    def _unlimit(self) -> None:
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
+        self._timeout = None
+
+    def _lost(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._unlimit()
+            self._ended()
+
+
+@implementer(IHalfCloseableProtocol)
+class _Downstream(Protocol):
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def dataReceived(self, data: bytes) -> None:
+        self._pipe.from_downstream(data)
+
+    def readConnectionLost(self) -> None:
+        self._pipe.half_closed()
+
+    def writeConnectionLost(self) -> None:
+        """Never called: our transports close for writing and reading at once."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._pipe.downstream_lost(reason)
+
+
+class _Upstream(Protocol):
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def dataReceived(self, data: bytes) -> None:
+        self._pipe.from_upstream(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._pipe.upstream_lost(reason)

@@ -1,0 +1,383 @@
+"""One proxied session: from an accepted connection to a logged-in one, its dialogue, and its relay."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tproxy.interfaces import IDestinationStore, IProtocolPlugin
+from tproxy.lines import Dialogue
+from tproxy.model import Binding, Code, Reason, Refusal, RefusedError, Resolution, Stage
+from tproxy.net.endpoints import Connector
+from tproxy.relay.attempts import Attempts
+from tproxy.relay.pipe import Pipe
+from tproxy.relay.upstream import ClientHalf, Outcome
+from tproxy.session import (
+    LINE_LIMIT,
+    Close,
+    Effect,
+    Ended,
+    Forward,
+    Greeting,
+    HandOver,
+    LoggedIn,
+    Login,
+    Refuse,
+    Send,
+    Upstream,
+)
+
+log = Logger()
+
+GREETING_SECONDS = 30.0
+"""The time from accept to greeting, for all that happens in between."""
+
+TLS_HANDSHAKE = 0x16
+"""The first byte of a TLS record that begins a handshake; no command of a mail protocol begins so."""
+
+_numbers = count(1)
+
+
+@frozen
+class Services:
+    """What all sessions of a process share."""
+
+    clock: IReactorTime
+    store: IDestinationStore
+    connector: Connector
+    plugins: Mapping[str, IProtocolPlugin]
+    attempts: Attempts
+    connections_per_listener: int
+    plaintext_hosts: frozenset[str]
+
+
+@implementer(IProtocolFactory)
+class SessionFactory:
+    """Makes the sessions of one listener, all of one destination and tenant.
+
+    A changed `binding` concerns the sessions to come.
+    """
+
+    def __init__(self, binding: Binding, services: Services) -> None:
+        self.binding = binding
+        self.sessions: set[Session] = set()
+        self._services = services
+
+    def doStart(self) -> None:
+        """Nothing is prepared."""
+
+    def doStop(self) -> None:
+        """The sessions outlive the port."""
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        session = Session(self._services, self.binding, self.sessions.discard)
+        limit = self._services.connections_per_listener
+        if len(self.sessions) < limit:
+            self.sessions.add(session)
+            session.downstream.begin = session.walk
+        else:
+            session.downstream.begin = lambda: session.refuse(
+                Refusal(
+                    Stage.ACCEPT,
+                    Reason.LIMIT_REACHED,
+                    f"{limit} connections are open already",
+                    "close idle connections, or raise config.limits.connectionsPerListener",
+                    Code.LIMIT,
+                )
+            )
+        return session.downstream
+
+    def revoke(self, reason: str) -> None:
+        """End all sessions now; `reason` is for the log."""
+        for session in list(self.sessions):
+            session.revoke(reason)
+
+
+@implementer(IHalfCloseableProtocol)
+class _ServerHalf(Protocol):
+    """The connection to the application until it is relayed."""
+
+    begin: Callable[[], None]
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def connectionMade(self) -> None:
+        self.begin()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._session.heard(data)
+
+    def readConnectionLost(self) -> None:
+        self._session.half_closed()
+
+    def writeConnectionLost(self) -> None:
+        """Never called: our transports close for reading and writing at once."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._session.lost()
+
+
+class Session:
+    """A connection of an application on its way through resolve, connect, login, dialogue and relay."""
+
+    def __init__(self, services: Services, binding: Binding, ended: Callable[[Session], None]) -> None:
+        self._services = services
+        self._binding = binding
+        self._ended = ended
+        self._fields = {
+            "listener": str(binding.key),
+            "destination": binding.request.name,
+            "tenant": binding.key.tenant,
+            "connection": next(_numbers),
+        }
+        self._since = services.clock.seconds()
+        self._stage = Stage.RESOLVE
+        self._received = self._sent = 0
+        plugin = services.plugins[binding.protocol]
+        self._server = Dialogue(plugin.greet(Greeting(binding.key.service, binding.greeting)))
+        self._walking: Deferred[None] | None = None
+        self._client: ClientHalf | None = None
+        self._pipe: Pipe | None = None
+        self._fin = False
+        self._deadline = services.clock.callLater(GREETING_SECONDS, self._expired)
+        self.downstream = _ServerHalf(self)
+
+    # before the greeting
+
+    def walk(self) -> None:
+        """Begin: what comes out is a greeting or a refusal."""
+        self._walking = Deferred.fromCoroutine(self._walk())
+        self._walking.addErrback(self._failed)
+
+    async def _walk(self) -> None:
+        outcome = await self._logged_in()
+        self._walking = None
+        self._deadline.cancel()
+        log.info(
+            "{listener} #{connection}: logged in after {seconds:.3f} s",
+            event="session.started",
+            seconds=self._seconds(),
+            **self._fields,
+        )
+        assert self._client is not None  # noqa: S101
+        self._client.heard, self._client.gone = self._upstream_heard, self._upstream_gone
+        self.downstream.transport.registerProducer(self._client.transport, True)
+        match outcome:
+            case HandOver(octets):
+                self._write(octets)
+                self._relay(b"")
+            case LoggedIn():
+                self._serve(self._server.tell(outcome))
+                self._upstream_heard(self._client.dialogue.rest())
+
+    async def _logged_in(self) -> Outcome:
+        request, store = self._binding.request, self._services.store
+        resolution: Resolution = await store.resolve(request)
+        self._stage = Stage.LOGIN
+        attempt = await self._services.attempts.turn((request, resolution.destination.login))
+        try:
+            try:
+                outcome = await self._log_in(resolution)
+            except RefusedError as error:
+                if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
+                    raise
+                fresh = await store.renew(request, resolution.credential)
+                if fresh is None:
+                    raise
+                outcome = await self._log_in(fresh)
+        except RefusedError as error:
+            attempt.refused(error.refusal)
+            raise
+        except BaseException:
+            attempt.abandoned()
+            raise
+        attempt.accepted()
+        return outcome
+
+    async def _log_in(self, resolution: Resolution) -> Outcome:
+        services, route = self._services, resolution.destination.route
+        plugin = services.plugins[route.protocol]
+        login = Login(
+            credential=resolution.credential,
+            host=route.host,
+            port=route.port,
+            encrypted=plugin.encrypted,
+            plaintext_allowed=route.host in services.plaintext_hosts,
+            tag=secrets.token_hex(4),
+            nonce=secrets.token_urlsafe(18),
+        )
+        client = ClientHalf(
+            plugin.log_in(login), lambda transport: services.connector.start_tls(transport, route.trust, route.host)
+        )
+        self._stage = Stage.CONNECT
+        endpoint = services.connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
+        await endpoint.connect(Factory.forProtocol(lambda: client))
+        self._client = client
+        return await client.outcome
+
+    def _expired(self) -> None:
+        if self._client is not None:
+            self._client.expire()
+        elif self._walking is not None:
+            self._stop_walking()
+            self.refuse(
+                Refusal(
+                    self._stage,
+                    Reason.TIMED_OUT,
+                    f"no session within {GREETING_SECONDS:g} s",
+                    "see which stage takes so long with `tproxy check`",
+                )
+            )
+
+    def _failed(self, failure: Failure) -> None:
+        self._walking = None
+        if failure.check(CancelledError):
+            return
+        if failure.check(RefusedError):
+            self.refuse(failure.value.refusal)
+        else:
+            log.failure("{listener} #{connection}: internal error", failure, event="session.failed", **self._fields)
+            self.refuse(Refusal(self._stage, Reason.INTERNAL_ERROR, f"internal error ({failure.type.__name__})"))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Tell the application, in the protocol's words, that there will be no session."""
+        log.warn(
+            "{listener} #{connection}: refused at {stage}: {message}",
+            event="session.refused",
+            stage=refusal.stage,
+            reason=refusal.reason,
+            message=refusal.message,
+            remedy=refusal.remedy,
+            seconds=self._seconds(),
+            **self._fields,
+        )
+        self._serve(self._server.tell(Refuse(refusal)))
+
+    def _stop_walking(self) -> None:
+        if self._deadline.active():
+            self._deadline.cancel()
+        walking, self._walking = self._walking, None
+        if walking is not None:
+            walking.cancel()
+
+    # the application's side
+
+    def heard(self, data: bytes) -> None:
+        if self._received == 0 and data[0] == TLS_HANDSHAKE:
+            self._give_up("the application began TLS, but this port is plain: turn TLS off in the application")
+            return
+        self._received += len(data)
+        self._serve(self._server.receive(data))
+
+    def half_closed(self) -> None:
+        if self._received == 0 and self._walking is not None:
+            self._give_up("the application left before the greeting")
+            return
+        self._fin = True
+        self._serve(self._server.tell(Ended()))
+
+    def lost(self) -> None:
+        """The connection to the application is gone."""
+        if self._walking is not None:
+            self._note("session.abandoned", "the application left before the greeting")
+        self._over()
+
+    def _give_up(self, words: str) -> None:
+        self._note("session.abandoned", words)
+        self._stop_walking()
+        self.downstream.transport.loseConnection()
+
+    def _note(self, event: str, words: str) -> None:
+        log.info("{listener} #{connection}: {message}", event=event, message=words, **self._fields)
+
+    # the mail server's side, during the dialogue
+
+    def _upstream_heard(self, data: bytes) -> None:
+        if self._pipe is None:
+            self._serve(self._server.receive_upstream(data))
+
+    def _upstream_gone(self) -> None:
+        self._serve(self._server.tell(Upstream(Ended())))
+
+    # both
+
+    def _serve(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(octets):
+                    self._write(octets)
+                case Forward(octets):
+                    self._upstream.write(octets)
+                case HandOver(octets):
+                    self._relay(octets)
+                    return
+                case Close():
+                    self._close()
+                    return
+        if self._server.held < LINE_LIMIT:
+            self.downstream.transport.resumeProducing()
+        else:
+            self.downstream.transport.pauseProducing()
+
+    def _write(self, octets: bytes) -> None:
+        self._sent += len(octets)
+        self.downstream.transport.write(octets)
+
+    @property
+    def _upstream(self) -> Any:
+        assert self._client is not None  # noqa: S101
+        return self._client.transport
+
+    def _relay(self, octets: bytes) -> None:
+        self._write(self._server.rest_upstream())
+        assert self._client is not None  # noqa: S101
+        self._write(self._client.dialogue.rest())
+        self._upstream.write(octets + self._server.rest())
+        self._pipe = Pipe(self._services.clock, self.downstream.transport, self._upstream, self._over)
+        if self._fin:
+            self._pipe.half_closed()
+
+    def _close(self) -> None:
+        if self._client is not None:
+            self._client.heard, self._client.gone = lambda data: None, lambda: None
+            self._upstream.loseConnection()
+        self.downstream.transport.loseConnection()
+
+    def revoke(self, reason: str) -> None:
+        """End the session from here; `reason` is for the log."""
+        self._note("session.revoked", reason)
+        if self._pipe is not None:
+            self._pipe.end()
+        else:
+            self._stop_walking()
+            self._serve(self._server.tell(Refuse(Refusal(Stage.ACCEPT, Reason.REVOKED, reason))))
+
+    def _over(self) -> None:
+        self._stop_walking()
+        if self._pipe is None and self._client is not None:
+            self._client.heard, self._client.gone = lambda data: None, lambda: None
+            self._upstream.loseConnection()
+        if self._client is not None:
+            log.info(
+                "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
+                event="session.ended",
+                seconds=self._seconds(),
+                received=self._received + (self._pipe.received if self._pipe else 0),
+                sent=self._sent + (self._pipe.sent if self._pipe else 0),
+                **self._fields,
+            )
+        self._ended(self)
+
+    def _seconds(self) -> float:
+        return self._services.clock.seconds() - self._since

@@ -1,0 +1,66 @@
+"""The connection to the mail server until its bytes are relayed: runs the client half of a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from tproxy.lines import Dialogue
+from tproxy.model import RefusedError
+from tproxy.session import Effect, Ended, Expired, HandOver, LoggedIn, Machine, Refuse, Send, StartTLS, TLSEstablished
+
+Outcome = LoggedIn | HandOver
+
+
+class ClientHalf(Protocol):
+    """Carries out what a client half asks for.
+
+    `outcome` fires with `LoggedIn` or `HandOver`, or fails with `RefusedError`; the connection is
+    closed where it fails. What the mail server says after that goes to `heard`, and its end to `gone`.
+    """
+
+    def __init__(self, machine: Machine, start_tls: Callable[[Any], Deferred[None]]) -> None:
+        self.dialogue = Dialogue(machine)
+        self.outcome: Deferred[Outcome] = Deferred(lambda _: self.transport.abortConnection())
+        self.heard: Callable[[bytes], None] = self._converse
+        self.gone: Callable[[], None] = self._ended
+        self._start_tls = start_tls
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone()
+
+    def expire(self) -> None:
+        """The time for the login is up."""
+        self._run(self.dialogue.tell(Expired()))
+
+    def _ended(self) -> None:
+        self._run(self.dialogue.tell(Ended()))
+
+    def _converse(self, data: bytes) -> None:
+        self._run(self.dialogue.receive(data))
+
+    def _run(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(octets):
+                    self.transport.write(octets)
+                case StartTLS():
+                    self._start_tls(self.transport).addCallbacks(
+                        lambda _: self._run(self.dialogue.tell(TLSEstablished())), self._fail
+                    )
+                case LoggedIn() | HandOver():
+                    self.outcome.callback(effect)
+                case Refuse(refusal):
+                    self._fail(Failure(RefusedError(refusal)))
+
+    def _fail(self, failure: Failure) -> None:
+        self.transport.abortConnection()
+        if not self.outcome.called:
+            self.outcome.errback(failure)
