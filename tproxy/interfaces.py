@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from tproxy.model import Credential, Destination, DestinationRequest, Resolution
+    from tproxy.session import Greeting, Login, Machine
 
 
 class IProtocolPlugin(Interface):
@@ -15,51 +23,32 @@ class IProtocolPlugin(Interface):
     default_port = Attribute("The port of the mail server and of the Service where none is given (int).")
     encrypted = Attribute("Whether TLS comes before the first byte (bool).")
 
-    def log_in(login):
-        """The client half: from the mail server's greeting to `LoggedIn`, `HandOver` or `Refuse`.
+    def log_in(login: Login) -> Machine:
+        """The client half: from the mail server's greeting to `LoggedIn`, `HandOver` or `Refuse`."""
 
-        @type login: L{tproxy.session.Login}
-        @rtype: L{tproxy.session.Machine}
-        """
+    def greet(greeting: Greeting) -> Machine:
+        """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`."""
 
-    def greet(greeting):
-        """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`.
-
-        @type greeting: L{tproxy.session.Greeting}
-        @rtype: L{tproxy.session.Machine}
-        """
-
-    def probe(login, capabilities):
+    def probe(login: Login, capabilities: tuple[str, ...]) -> Machine:
         """One harmless command after the login: ends with `Verified` or `Refuse`.
 
-        @type login: L{tproxy.session.Login}
-        @param capabilities: those of `LoggedIn` (tuple of str)
-        @rtype: L{tproxy.session.Machine}
+        `capabilities` are those of `LoggedIn`.
         """
 
 
 class IDestinationStore(Interface):
     """Where destinations come from."""
 
-    def describe(request):
-        """The destination alone: no token is fetched.
+    def describe(request: DestinationRequest) -> Deferred[Destination]:
+        """The destination alone: no token is fetched. Fails with `RefusedError`."""
 
-        @type request: L{tproxy.model.DestinationRequest}
-        @return: a Deferred of a L{tproxy.model.Destination}; fails with L{tproxy.model.RefusedError}
-        """
+    def resolve(request: DestinationRequest) -> Deferred[Resolution]:
+        """The destination and the credential to use now. Fails with `RefusedError`."""
 
-    def resolve(request):
-        """The destination and the credential to use now.
+    def renew(request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+        """After a refused login: what a fresh look gives, or None where it would be the same credential again.
 
-        @type request: L{tproxy.model.DestinationRequest}
-        @return: a Deferred of a L{tproxy.model.Resolution}; fails with L{tproxy.model.RefusedError}
-        """
-
-    def renew(request, refused):
-        """After a refused login: what a fresh look gives, if that is another credential.
-
-        @param refused: the credential that the mail server refused
-        @return: a Deferred of a L{tproxy.model.Resolution}, or of None where it would be the same again
+        `refused` is the credential that the mail server refused.
         """
 
 

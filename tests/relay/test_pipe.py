@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from tests.peers import Recorder, tcp_pair
-from tproxy.net.endpoints import Transport
+from tproxy.net.transport import Transport
 from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
 
 

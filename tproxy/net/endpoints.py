@@ -1,9 +1,4 @@
-"""Stream endpoints whose transports own the socket and the TLS object.
-
-TLS runs on the non-blocking socket itself, so that one object reads, decrypts and hands over, and
-so that both can be given away without taking anything out of Twisted. Each stage of a connection is
-a small descriptor of its own: dialling, handshaking, open (`Transport`), lingering.
-"""
+"""Stream endpoints for every connection: guarded, raced over a host's addresses, verified, in our own transport."""
 
 from __future__ import annotations
 
@@ -15,18 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from attrs import frozen
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
     IListeningPort,
-    IPushProducer,
     IReadDescriptor,
-    IReadWriteDescriptor,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
-    ITransport,
     IWriteDescriptor,
 )
 from twisted.logger import Logger
@@ -35,431 +25,22 @@ from zope.interface import implementer
 
 from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
 from tproxy.net.resolver import Resolver
-from tproxy.net.trust import ClientTLS, TrustStore
+from tproxy.net.transport import Handshaking, IPAddress, Reactor, Transport, address_of, prepare, reset
+from tproxy.net.trust import TrustStore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 log = Logger()
 
-Reactor = Any
-"""IReactorFDSet and IReactorTime at once, which no single interface of Twisted says."""
-
-PLAIN_READ = 64 * 1024
-TLS_RECORD = 16 * 1024
-"""The longest TLS record: whoever reads this much at once leaves nothing behind in the TLS object."""
-
-READS_PER_EVENT = 8
 BACKLOG = 1024
 ACCEPTS_PER_EVENT = 64
 STAGGER_SECONDS = 0.25
-LINGER_SECONDS = 2.0
 NO_DESCRIPTORS_SECONDS = 0.1
-
-IPAddress = IPv4Address | IPv6Address
-
-
-def _address(name: Sequence[Any]) -> IPAddress:
-    if ":" in name[0]:
-        return IPv6Address("TCP", *name)
-    return IPv4Address("TCP", *name)
 
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _prepare(sock: socket.socket) -> None:
-    """No waiting for more bytes, and a peer that vanished is noticed within two minutes."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-
-
-def _reset(sock: socket.socket) -> None:
-    """Close so that the peer sees a reset, not an end."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    sock.close()
-
-
-@frozen
-class _Plain:
-    """Bytes as they are."""
-
-    sock: socket.socket
-
-    def receive(self) -> bytes:
-        return self.sock.recv(PLAIN_READ)
-
-    def send(self, octets: memoryview) -> int:
-        return self.sock.send(octets)
-
-    def finish(self) -> None:
-        """Nothing to say before the end."""
-
-
-@frozen
-class _Encrypted:
-    """Bytes through TLS, in the words of a non-blocking socket."""
-
-    connection: SSL.Connection
-
-    def receive(self) -> bytes:
-        try:
-            return self.connection.recv(TLS_RECORD)
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
-        except SSL.ZeroReturnError:
-            return b""
-        except SSL.SysCallError as error:
-            if error.args[0] == -1:  # an end without close_notify, which many servers do
-                return b""
-            raise OSError(*error.args) from None
-        except SSL.Error as error:
-            if any("unexpected eof" in reason for *_, reason in error.args[0]):
-                return b""
-            raise ConnectionAbortedError(errno.ECONNABORTED, "TLS record refused") from None
-
-    def send(self, octets: memoryview) -> int:
-        try:
-            return self.connection.send(octets[:TLS_RECORD])
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
-        except SSL.SysCallError as error:
-            raise OSError(*error.args) from None
-        except SSL.Error:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "TLS ended") from None
-
-    def finish(self) -> None:
-        """Say close_notify, if the peer still takes it."""
-        try:
-            self.connection.shutdown()
-        except SSL.Error:
-            pass
-
-
-@implementer(ITransport, IPushProducer, IReadWriteDescriptor)
-class Transport:
-    """An open connection: sends at once what the peer takes, and reads only while somebody wants it.
-
-    Where writes pile up, a registered producer is paused until they are gone. A protocol that is
-    `IHalfCloseableProtocol` is told of a FIN and may go on writing; for another one that is the end.
-    `protocol` may be replaced at any time.
-    """
-
-    disconnecting = False
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, connection: SSL.Connection | None = None) -> None:
-        self._reactor = reactor
-        self._socket = sock
-        self._channel: _Plain | _Encrypted = _Plain(sock) if connection is None else _Encrypted(connection)
-        self._host = _address(sock.getsockname())
-        self._peer = _address(sock.getpeername())
-        self._pending: list[bytes] = []
-        self._offset = 0
-        self._producer: IPushProducer | None = None
-        self._reading = self._read_ended = self._closed = False
-        self.protocol: IProtocol | None = None
-
-    def begin(self, protocol: IProtocol) -> None:
-        """Give the connection to `protocol` and start to read."""
-        self.protocol = protocol
-        self.resumeProducing()
-        protocol.makeConnection(self)
-
-    # the reactor's side
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def doRead(self) -> None:
-        for _ in range(READS_PER_EVENT):
-            try:
-                octets = self._channel.receive()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._lost(ConnectionLost(error.strerror))
-                return
-            if not octets:
-                self._peer_ended()
-                return
-            self._protocol.dataReceived(octets)
-            if not self._reading or isinstance(self._channel, _Plain):
-                break
-
-    def doWrite(self) -> None:
-        try:
-            while self._pending:
-                first = self._pending[0]
-                self._offset += self._channel.send(memoryview(first)[self._offset :])
-                if self._offset == len(first):
-                    del self._pending[0]
-                    self._offset = 0
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._undeliverable(error)
-            return
-        self._reactor.removeWriter(self)
-        if self.disconnecting:
-            self._finish()
-        elif self._producer is not None:
-            self._producer.resumeProducing()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor found the descriptor in an error or hung up."""
-        if not self._closed:
-            self._lost(cast(Exception, reason.value))
-
-    # the protocol's side
-
-    def write(self, data: bytes) -> None:
-        if self._closed or self.disconnecting or not data:
-            return
-        if self._pending:
-            self._pending.append(data)
-            return
-        view = memoryview(data)
-        sent = 0
-        try:
-            while sent < len(data):
-                sent += self._channel.send(view[sent:])
-        except BlockingIOError:
-            self._pending.append(data)
-            self._offset = sent
-            self._reactor.addWriter(self)
-            if self._producer is not None:
-                self._producer.pauseProducing()
-        except OSError as error:
-            self._undeliverable(error)
-
-    def writeSequence(self, iovec: Sequence[bytes]) -> None:
-        self.write(b"".join(iovec))
-
-    def loseConnection(self) -> None:
-        """Close once what was written is delivered."""
-        if self._closed or self.disconnecting:
-            return
-        self.disconnecting = True
-        self.pauseProducing()
-        if not self._pending:
-            self._finish()
-
-    def abortConnection(self) -> None:
-        """Close at once; the peer sees a reset."""
-        if not self._closed:
-            self._retire()
-            _reset(self._socket)
-            self._tell(ConnectionLost("aborted"))
-
-    @property
-    def undelivered(self) -> bool:
-        """Whether the peer has not yet taken all that was written."""
-        return bool(self._pending)
-
-    def getPeer(self) -> IPAddress:
-        return self._peer
-
-    def getHost(self) -> IPAddress:
-        return self._host
-
-    def pauseProducing(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._reactor.removeReader(self)
-
-    def resumeProducing(self) -> None:
-        if not (self._reading or self._read_ended or self._closed or self.disconnecting):
-            self._reading = True
-            self._reactor.addReader(self)
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
-        """Pause `producer` while writes pile up here; only push producers are served."""
-        if not streaming:
-            raise ValueError("a push producer is needed")
-        self._producer = producer
-        if self._pending:
-            producer.pauseProducing()
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-
-    def start_tls(self, tls: ClientTLS) -> Deferred[None]:
-        """Begin TLS, as a client, on a connection that was plain so far.
-
-        Fires once the certificate is verified; fails with `RefusedError` (stage TLS), the
-        connection then is closed.
-        """
-        self.pauseProducing()
-
-        def secured(connection: SSL.Connection) -> None:
-            self._channel = _Encrypted(connection)
-            self.resumeProducing()
-
-        def refused(failure: Failure) -> Failure:
-            self.abortConnection()
-            return failure
-
-        return _Handshaking(self._reactor, self._socket, tls).done.addCallbacks(secured, refused)
-
-    # endings
-
-    @property
-    def _protocol(self) -> IProtocol:
-        assert self.protocol is not None  # noqa: S101
-        return self.protocol
-
-    def _peer_ended(self) -> None:
-        self.pauseProducing()
-        self._read_ended = True
-        half = IHalfCloseableProtocol(self.protocol, None) if isinstance(self._channel, _Plain) else None
-        if half is not None:
-            half.readConnectionLost()
-        else:
-            self._retire()
-            self._channel.finish()
-            self._socket.close()
-            self._tell(ConnectionDone())
-
-    def _undeliverable(self, error: OSError) -> None:
-        """The peer takes nothing more; what it said before that is still read, up to its end."""
-        self._pending.clear()
-        self._reactor.removeWriter(self)
-        if self._read_ended or self.disconnecting:
-            # whoever writes is in the middle of something: tell of the end in the next turn
-            self._reactor.callLater(0, self._lost, ConnectionLost(error.strerror))
-        elif self._producer is not None:
-            self._producer.resumeProducing()
-
-    def _finish(self) -> None:
-        """All is delivered: end in a way that does not take it back."""
-        self._retire()
-        self._channel.finish()
-        if self._read_ended:
-            self._socket.close()
-            self._tell(ConnectionDone())
-        else:
-            _Lingering(self._reactor, self._socket, lambda: self._tell(ConnectionDone()))
-
-    def _lost(self, reason: Exception) -> None:
-        if not self._closed:
-            self._retire()
-            self._socket.close()
-            self._tell(reason)
-
-    def _retire(self) -> None:
-        self._closed = True
-        self._reading = False
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
-        self._pending.clear()
-        self._producer = None
-
-    def _tell(self, reason: Exception) -> None:
-        protocol, self.protocol = self._protocol, None
-        protocol.connectionLost(Failure(reason))
-
-
-@implementer(IReadDescriptor)
-class _Lingering:
-    """A connection that we ended: what the peer still sends is read and dropped until it ends, too.
-
-    A close with unread bytes would be a reset, and that may take back what was just delivered.
-    """
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, done: Callable[[], None]) -> None:
-        self._reactor, self._socket, self._done = reactor, sock, done
-        self._timeout = reactor.callLater(LINGER_SECONDS, self.connectionLost)
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            reactor.callLater(0, self.connectionLost)
-        else:
-            reactor.addReader(self)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def doRead(self) -> None:
-        try:
-            if not self._socket.recv(PLAIN_READ):
-                self.connectionLost()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.connectionLost()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        if self._socket.fileno() < 0:
-            return
-        self._reactor.removeReader(self)
-        if self._timeout.active():
-            self._timeout.cancel()
-        self._socket.close()
-        self._done()
-
-
-@implementer(IReadWriteDescriptor)
-class _Handshaking:
-    """A TLS handshake: `done` fires with the verified TLS object, or fails with `RefusedError`.
-
-    Where it fails or is cancelled nothing more is read or written; the socket stays its owner's.
-    """
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, tls: ClientTLS) -> None:
-        self._reactor, self._socket, self._tls = reactor, sock, tls
-        self._connection = tls.connection(sock)
-        self.done: Deferred[SSL.Connection] = Deferred(lambda _: self._leave())
-        self._advance()
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def _advance(self) -> None:
-        try:
-            self._connection.do_handshake()
-            self._tls.verify(self._connection)
-        except SSL.WantReadError:
-            self._reactor.removeWriter(self)
-            self._reactor.addReader(self)
-        except SSL.WantWriteError:
-            self._reactor.removeReader(self)
-            self._reactor.addWriter(self)
-        except RefusedError as refused:
-            self._leave()
-            self.done.errback(refused)
-        except (SSL.Error, OSError) as error:
-            self._leave()
-            self.done.errback(RefusedError(self._tls.refusal(self._connection, error)))
-        else:
-            self._leave()
-            self.done.callback(self._connection)
-
-    doRead = doWrite = _advance
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._leave()
-        if not self.done.called:
-            self.done.errback(RefusedError(self._tls.refusal(self._connection, cast(Exception, reason.value))))
-
-    def _leave(self) -> None:
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)
 
 
 @implementer(IWriteDescriptor)
@@ -470,8 +51,7 @@ class _Dialling:
         self._reactor = reactor
         self.done: Deferred[socket.socket] = Deferred(lambda _: self._leave())
         self._socket = socket.socket(_family(address), socket.SOCK_STREAM)
-        self._socket.setblocking(False)
-        _prepare(self._socket)
+        prepare(self._socket)
         error = self._socket.connect_ex((address, port))
         if error in (0, errno.EINPROGRESS):
             reactor.addWriter(self)
@@ -587,10 +167,10 @@ class _ClientEndpoint:
         connection = None
         if self.tls is not None:
             try:
-                shaking = _Handshaking(reactor, sock, self.connector.trust.client(self.tls, self.host))
+                shaking = Handshaking(reactor, sock, self.connector.trust.client(self.tls, self.host))
                 connection = await _in_time(shaking.done, self.timeout, reactor, _slow_handshake)
             except BaseException:
-                _reset(sock)
+                reset(sock)
                 raise
         return _given(reactor, sock, connection, factory)
 
@@ -603,7 +183,7 @@ class _ClientEndpoint:
                 Refusal(
                     Stage.CONNECT,
                     Reason.CONNECTION_FAILED,
-                    f"{self.host} port {self.port}: {os.strerror(error.errno)}",
+                    f"{self.host} port {self.port}: {os.strerror(error.errno or 0)}",
                     "check host and port, that the server runs, and the firewalls in between",
                 )
             ) from None
@@ -699,7 +279,7 @@ class _Port:
         return succeed(None)
 
     def getHost(self) -> IPAddress:
-        return _address(self._socket.getsockname())
+        return address_of(self._socket.getsockname())
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -717,9 +297,8 @@ class _Port:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._rest()
                 return
-            sock.setblocking(False)
             try:
-                _prepare(sock)
+                prepare(sock)
                 _given(self._reactor, sock, None, self._factory)
             except (OSError, RefusedError, CancelledError):
                 sock.close()

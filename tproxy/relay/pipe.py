@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tproxy.net.endpoints import Transport
+from tproxy.net.transport import Transport
 
 SILENCE_SECONDS = 10.0
 """How long the mail server may be silent after the application has sent its FIN."""

@@ -19,6 +19,7 @@ from tproxy.interfaces import IDestinationStore, IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import Binding, Code, Reason, Refusal, RefusedError, Resolution, Stage
 from tproxy.net.endpoints import Connector
+from tproxy.net.transport import Transport
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.pipe import Pipe
 from tproxy.relay.upstream import ClientHalf, Outcome
@@ -108,6 +109,7 @@ class _ServerHalf(Protocol):
     """The connection to the application until it is relayed."""
 
     begin: Callable[[], None]
+    transport: Transport
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -135,7 +137,7 @@ class Session:
         self._services = services
         self._binding = binding
         self._ended = ended
-        self._fields = {
+        self._fields: dict[str, Any] = {
             "listener": str(binding.key),
             "destination": binding.request.name,
             "tenant": binding.key.tenant,
@@ -242,13 +244,14 @@ class Session:
 
     def _failed(self, failure: Failure) -> None:
         self._walking = None
-        if failure.check(CancelledError):
-            return
-        if failure.check(RefusedError):
-            self.refuse(failure.value.refusal)
-        else:
-            log.failure("{listener} #{connection}: internal error", failure, event="session.failed", **self._fields)
-            self.refuse(Refusal(self._stage, Reason.INTERNAL_ERROR, f"internal error ({failure.type.__name__})"))
+        match failure.value:
+            case CancelledError():
+                pass
+            case RefusedError(refusal=refusal):
+                self.refuse(refusal)
+            case error:
+                log.failure("{event}", failure, event="session.failed", **self._fields)
+                self.refuse(Refusal(self._stage, Reason.INTERNAL_ERROR, f"internal error ({type(error).__name__})"))
 
     def refuse(self, refusal: Refusal) -> None:
         """Tell the application, in the protocol's words, that there will be no session."""
@@ -335,7 +338,7 @@ class Session:
         self.downstream.transport.write(octets)
 
     @property
-    def _upstream(self) -> Any:
+    def _upstream(self) -> Transport:
         assert self._client is not None  # noqa: S101
         return self._client.transport
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
@@ -11,6 +10,7 @@ from twisted.python.failure import Failure
 
 from tproxy.lines import Dialogue
 from tproxy.model import RefusedError
+from tproxy.net.transport import Transport
 from tproxy.session import Effect, Ended, Expired, HandOver, LoggedIn, Machine, Refuse, Send, StartTLS, TLSEstablished
 
 Outcome = LoggedIn | HandOver
@@ -23,7 +23,9 @@ class ClientHalf(Protocol):
     closed where it fails. What the mail server says after that goes to `heard`, and its end to `gone`.
     """
 
-    def __init__(self, machine: Machine, start_tls: Callable[[Any], Deferred[None]]) -> None:
+    transport: Transport
+
+    def __init__(self, machine: Machine, start_tls: Callable[[Transport], Deferred[None]]) -> None:
         self.dialogue = Dialogue(machine)
         self.outcome: Deferred[Outcome] = Deferred(lambda _: self.transport.abortConnection())
         self.heard: Callable[[bytes], None] = self._converse
