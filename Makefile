@@ -24,7 +24,7 @@ demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to
 .PHONY: test
 test: packages lint  ## everything: lint, types, unit and integration tests, coverage
 	$(BIN)/coverage erase
-	NODE_PATH=$(abspath $(VENV)/node_modules) $(STRICT) -m coverage run $(TRIAL) tests
+	$(STRICT) -m coverage run $(TRIAL) tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=100 --include='$(DECISIONS)'
 
@@ -40,8 +40,8 @@ lint: $(VENV)/.tested  ## style, import rule, types
 	$(BIN)/mypy
 
 .PHONY: packages
-packages: $(VENV)/.tested
-	@.ci/packages $(VENV)
+packages:
+	@.ci/packages
 
 .PHONY: clean
 clean:  ## remove all that was made here
