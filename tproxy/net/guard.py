@@ -19,40 +19,45 @@ Address = IPv4Address | IPv6Address
 Table = tuple[tuple[Network, str], ...]
 
 
-def _table(**networks: str) -> Table:
-    """Each keyword is what the networks are called, with `_` for a space."""
-    return tuple(
-        (ip_network(network), words.replace("_", " ")) for words, text in networks.items() for network in text.split()
-    )
+def _table(networks: dict[str, str]) -> Table:
+    return tuple((ip_network(network), words) for words, text in networks.items() for network in text.split())
 
 
 METADATA = _table(
-    a_metadata_address=(
-        "169.254.169.254 169.254.170.2 169.254.170.23 169.254.42.42 169.254.0.23 168.63.129.16 "
-        "100.100.100.200 192.0.0.192 "
-        "fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:42::42 fe80::a9fe:a9fe"
-    ),
+    {
+        "a metadata address": (
+            "169.254.169.254 169.254.170.2 169.254.170.23 169.254.42.42 169.254.0.23 168.63.129.16 "
+            "100.100.100.200 192.0.0.192 "
+            "fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:42::42 fe80::a9fe:a9fe"
+        )
+    }
 )
+"""Where clouds hand out credentials to whoever asks from inside."""
 
 ALWAYS_REFUSED = METADATA + _table(
-    the_unspecified_address="0.0.0.0 ::",
-    the_broadcast_address="255.255.255.255",
-    a_multicast_address="224.0.0.0/4 ff00::/8",
+    {
+        "the unspecified address": "0.0.0.0 ::",
+        "the broadcast address": "255.255.255.255",
+        "a multicast address": "224.0.0.0/4 ff00::/8",
+    }
 )
-"""No allowed network opens these: credentials of clouds live there, or no single host does."""
+"""No allowed network opens these."""
 
-LOOPBACK = _table(a_loopback_address="127.0.0.0/8 ::1")
+LOOPBACK = _table({"a loopback address": "127.0.0.0/8 ::1"})
 
 REFUSED = LOOPBACK + _table(
-    a_link_local_address="169.254.0.0/16 fe80::/10",
-    a_private_address="10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 fec0::/10",
-    a_shared_address="100.64.0.0/10",
-    an_address_of_this_network="0.0.0.0/8",
-    a_documentation_address="192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20",
-    a_benchmarking_address="198.18.0.0/15 2001:2::/48",
-    a_local_translation_address="64:ff9b:1::/48",
-    a_reserved_address="192.0.0.0/24 192.88.99.0/24 240.0.0.0/4 2001::/23",
+    {
+        "a link-local address": "169.254.0.0/16 fe80::/10",
+        "a private address": "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 fec0::/10",
+        "a shared address": "100.64.0.0/10",
+        "an address of this network": "0.0.0.0/8",
+        "a documentation address": "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20",
+        "a benchmarking address": "198.18.0.0/15 2001:2::/48",
+        "a local translation address": "64:ff9b:1::/48",
+        "a reserved address": "192.0.0.0/24 192.88.99.0/24 240.0.0.0/4 2001::/23",
+    }
 )
+"""Networks that an allowed network opens. Beside them, IPv6 is refused outside of 2000::/3."""
 
 _GLOBAL_IPV6 = IPv6Network("2000::/3")
 

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IHostResolution,
@@ -78,7 +78,7 @@ class Resolver:
         """
         literal = ip_literal(host)
         if literal is not None:
-            return succeed((str(literal),)).addCallback(self._checked, host, port)
+            return maybeDeferred(self._literal, str(literal), port)
         try:
             name = ascii_name(host)
         except ValueError as error:
@@ -90,17 +90,16 @@ class Resolver:
         if answer is not None and self._clock.seconds() < answer.until:
             self._answers.move_to_end(name)
             return succeed(answer.addresses)
-        waiting = self._waiting.get(name)
-        joined: Deferred[Addresses] = Deferred(lambda mine: self._waiting[name].remove(mine))
-        if waiting is not None:
-            waiting.append(joined)
-            return joined
-        self._waiting[name] = [joined]
-        complete: Deferred[Addresses] = Deferred()
-        complete.addCallback(self._answered, name)
-        self._reactor.nameResolver.resolveHostName(
-            _Reception(complete), name, addressTypes=[IPv4Address, IPv6Address], transportSemantics="TCP"
-        )
+        running = name in self._waiting
+        waiting = self._waiting.setdefault(name, [])
+        joined: Deferred[Addresses] = Deferred(waiting.remove)
+        waiting.append(joined)
+        if not running:
+            complete: Deferred[Addresses] = Deferred()
+            complete.addCallback(self._answered, name)
+            self._reactor.nameResolver.resolveHostName(
+                _Reception(complete), name, addressTypes=[IPv4Address, IPv6Address], transportSemantics="TCP"
+            )
         return joined
 
     def _answered(self, addresses: Addresses, name: str) -> None:
@@ -109,27 +108,30 @@ class Resolver:
         self._answers.move_to_end(name)
         if len(self._answers) > CACHE_LIMIT:
             self._answers.popitem(last=False)
-        for joined in self._waiting.pop(name):
-            joined.callback(addresses)
+        waiting = self._waiting.pop(name)
+        while waiting:
+            waiting.pop(0).callback(addresses)
 
     def _checked(self, addresses: Addresses, host: str, port: int) -> Addresses:
         if not addresses:
             raise _not_resolved(
                 f"The name {host} has no address", "check its spelling, and that the cluster's DNS can resolve it"
             )
-        refused: list[RefusedError] = []
-        good = tuple(address for address in addresses if self._passes(address, port, refused))
+        good, refused = [], []
+        for address in addresses:
+            try:
+                self._guard.check(address, port)
+            except RefusedError as error:
+                refused.append(error.refusal)
+            else:
+                good.append(address)
         if not good:
-            raise refused[0]
-        return good
+            raise RefusedError(evolve(refused[0], message=f"{host}: {refused[0].message}"))
+        return tuple(good)
 
-    def _passes(self, address: str, port: int, refused: list[RefusedError]) -> bool:
-        try:
-            self._guard.check(address, port)
-        except RefusedError as error:
-            refused.append(error)
-            return False
-        return True
+    def _literal(self, address: str, port: int) -> Addresses:
+        self._guard.check(address, port)
+        return (address,)
 
 
 def interleaved(addresses: Iterable[str]) -> Addresses:

@@ -6,6 +6,7 @@ import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from socket import socket
@@ -54,6 +55,12 @@ class AuthoritiesError(ValueError):
         self.message = message
 
 
+def _content(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
 def read_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The certificates of a PEM text (RFC 7468); text between them is passed over.
 
@@ -61,7 +68,7 @@ def read_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     """
     starts = [match.start() for match in _BEGIN.finditer(pem)]
     if not starts:
-        raise AuthoritiesError(1, "holds no certificate in PEM form")
+        raise AuthoritiesError(1, "no certificate in PEM form can be read here")
     certificates = []
     for start, end in zip(starts, [*starts[1:], len(pem)], strict=True):
         try:
@@ -72,13 +79,23 @@ def read_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     return tuple(certificates)
 
 
-def load_system_authorities(context: SSL.Context) -> None:
-    """Trust the authorities of this system; those of certifi where it has none."""
+def load_system_authorities(
+    context: SSL.Context,
+    paths: ssl.DefaultVerifyPaths | None = None,
+    bundles: Iterable[str] = SYSTEM_BUNDLES,
+    otherwise: str | None = None,
+) -> None:
+    """Trust the authorities of this system; where it has none, those of certifi.
+
+    @param paths: where OpenSSL looks for them
+    @param bundles: where else systems keep them
+    @param otherwise: instead of certifi's file
+    """
     context.set_default_verify_paths()
-    paths = ssl.get_default_verify_paths()
-    files = [file for file in (paths.cafile, *SYSTEM_BUNDLES) if file and Path(file).exists()]
+    paths = ssl.get_default_verify_paths() if paths is None else paths
+    files = any(file and Path(file).exists() for file in (paths.cafile, *bundles))
     if not files and not (paths.capath and any(Path(paths.capath).iterdir())):
-        context.load_verify_locations(certifi.where())
+        context.load_verify_locations(certifi.where() if otherwise is None else otherwise)
 
 
 class TrustStore:
@@ -86,7 +103,7 @@ class TrustStore:
 
     @param additional: a PEM file of authorities that are trusted beside the system's
     @param system: loads the system's authorities into a context
-    @raise ConfigError: the file cannot be read, or holds no readable certificates
+    @raise ConfigError: the file holds no certificates, or unreadable ones
     """
 
     def __init__(
@@ -97,14 +114,12 @@ class TrustStore:
         self._path = additional
         self._system = system
         self._contexts: OrderedDict[Trust, SSL.Context] = OrderedDict()
-        self._seen: bytes | None = None
+        self._seen = b""
         self._additional: tuple[x509.Certificate, ...] = ()
         if additional is not None:
+            self._seen = _content(additional)
             try:
-                self._seen = additional.read_bytes()
                 self._additional = read_authorities(self._seen)
-            except OSError:
-                raise ConfigError(f"{additional}: additionalCAs.file: cannot be read") from None
             except AuthoritiesError as error:
                 raise ConfigError(f"{additional}:{error.line}: additionalCAs.file: {error.message}") from None
 
@@ -125,15 +140,12 @@ class TrustStore:
         """
         if self._path is None:
             return False
-        try:
-            content = self._path.read_bytes()
-        except OSError:
-            content = None
+        content = _content(self._path)
         if content == self._seen:
             return False
         self._seen = content
         try:
-            authorities = read_authorities(content or b"")
+            authorities = read_authorities(content)
         except AuthoritiesError as error:
             log.error(
                 "{file}:{line}: {message}; the authorities read before stay in force",
@@ -191,7 +203,7 @@ class ClientTLS:
         self._context = context
         self._verify = verify
         self._host = host
-        self._is_address = ip_literal(host) is not None
+        self._is_address = ip_literal(host) is not None and "%" not in host
         self._failed: verdicts.Failed | None = None
         if not self._is_address:
             try:
@@ -246,9 +258,8 @@ class ClientTLS:
         )
 
     def failed(self, failed: verdicts.Failed) -> None:
-        """Remember the first check of the chain that failed."""
-        if self._failed is None:
-            self._failed = failed
+        """Remember the check of the chain that failed: the first one ends the handshake."""
+        self._failed = failed
 
     def _certificate(self, connection: SSL.Connection) -> x509.Certificate:
         certificate = connection.get_peer_certificate(as_cryptography=True)

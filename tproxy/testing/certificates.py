@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 DAY = timedelta(days=1)
 
@@ -52,10 +52,10 @@ class Certificate:
     def server_context(self) -> SSL.Context:
         """A context for the server that shows this certificate."""
         context = SSL.Context(SSL.TLS_METHOD)
-        context.use_certificate(crypto.X509.from_cryptography(self.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(self.key))
+        context.use_certificate(self.certificate)
+        context.use_privatekey(self.key)
         for each in self.chain:
-            context.add_extra_chain_cert(crypto.X509.from_cryptography(each))
+            context.add_extra_chain_cert(each)
         return context
 
 
@@ -86,12 +86,12 @@ class Authority(Certificate):
     ) -> Certificate:
         """A server's certificate for host names and IP addresses, which stand in its subjectAltName.
 
-        @param common_name: instead of the first host, as the subject's
+        @param common_name: the subject's, where that is not the first host
         @param since: when it becomes valid, from now
         @param until: when it expires, from now
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(common_name or hosts[0]), self.certificate.subject, key, since, until)
+        builder = _builder(_name(common_name or hosts[0][:64]), self.certificate.subject, key, since, until)
         builder = builder.add_extension(_key_of(self.key), critical=False)
         return Certificate(_server(builder, hosts).sign(self.key, SHA256()), key, self._below())
 
