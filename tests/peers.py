@@ -21,13 +21,11 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-@implementer(IHalfCloseableProtocol)
 class Recorder(Protocol):
-    """Keeps what it hears; a test waits for an amount of bytes, for a FIN or for the end."""
+    """Keeps what it hears; a test waits for an amount of bytes or for the end."""
 
     def __init__(self) -> None:
         self.heard = bytearray()
-        self.fin: Deferred[None] = Deferred()
         self.ended: Deferred[type[BaseException] | None] = Deferred()
         self._wanted: list[tuple[int, Deferred[bytes]]] = []
 
@@ -45,11 +43,20 @@ class Recorder(Protocol):
         self.dataReceived(b"")
         return waiting
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.callback(reason.type)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfClosing(Recorder):
+    """A recorder that may go on after the peer's FIN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fin: Deferred[None] = Deferred()
+
     def readConnectionLost(self) -> None:
         self.fin.callback(None)
 
     def writeConnectionLost(self) -> None:
         """Not used."""
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.ended.callback(reason.type)

@@ -9,13 +9,15 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.peers import Recorder, tcp_pair
+from tests.peers import HalfClosing, tcp_pair
 from tproxy.net.transport import Transport
 from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
 
 
 class PipeTests(TestCase):
     """An application and a mail server, both real sockets, with a pipe between."""
+
+    timeout = 20
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -27,9 +29,9 @@ class PipeTests(TestCase):
         upstream.resumeProducing()
         self.downstream, self.upstream = downstream, upstream
 
-    def side(self) -> tuple[Recorder, Transport]:
+    def side(self) -> tuple[HalfClosing, Transport]:
         near, far = tcp_pair()
-        recorder = Recorder()
+        recorder = HalfClosing()
         Transport(reactor, far).begin(recorder)
         return recorder, Transport(reactor, near)
 
@@ -47,7 +49,7 @@ class PipeTests(TestCase):
         rng = random.Random(7)
         down, up = rng.randbytes(8_000_000), rng.randbytes(5_000_000)
 
-        def send(recorder: Recorder, data: bytes) -> None:
+        def send(recorder: HalfClosing, data: bytes) -> None:
             at = 0
             while at < len(data):
                 size = rng.choice((1, 17, 1500, 16384, 70_000, 400_000))
