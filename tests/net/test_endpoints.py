@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import socket
-from contextlib import suppress
 from ipaddress import ip_network
 
 from OpenSSL import SSL
@@ -353,7 +353,7 @@ class ListeningTests(TestCase):
         client = socket.create_connection(("127.0.0.1", port))
         resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 50, hard))
         taken = []
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(client.fileno()))
         for _ in range(3):
