@@ -19,7 +19,7 @@ help:  ## say what there is
 # `set -m` gives the demo the terminal, so that Ctrl-C ends it, with exit status 0, and not make.
 .PHONY: demo
 demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to try: until Ctrl-C
-	@if [ -t 0 ]; then set -m; fi; $(BIN)/tproxy demo --examples examples
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/tproxy demo
 
 .PHONY: test
 test: packages lint  ## everything: lint, types, unit and integration tests, coverage
