@@ -1,0 +1,277 @@
+"""The client credentials grant of OAuth 2.0 (RFC 6749, section 4.4): from a document's properties to a token.
+
+`request` says what is sent, `read` judges what came back; both are pure. `TokenService` carries one to the
+other. Every way to fail is a `RefusedError`: `TOKEN_REFUSED` where the endpoint gave an answer,
+`TOKEN_UNAVAILABLE` (with the pause that it asked for) where it did not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import NoReturn
+from urllib.parse import quote, quote_plus, urlsplit
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.web.client import ResponseFailed
+
+from tproxy.model import ClientCredentials, Code, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
+
+DEFAULT_LIFE = 300.0
+"""How long a token is taken to live where the endpoint does not say, in seconds."""
+
+LONGEST_LIFE = 24 * 3600.0
+"""What a longer life is cut to, in seconds."""
+
+QUOTE_LIMIT = 200
+"""How much of the endpoint's own words is passed on, in characters."""
+
+_OUTAGES = frozenset({"temporarily_unavailable", "server_error"})
+_REMEDIES = {
+    "invalid_client": "correct clientId and clientSecret, or try another tokenService.addClientCredentialsInBody",
+    "invalid_scope": "correct scope; Microsoft 365 wants https://outlook.office365.com/.default",
+    "unauthorized_client": "allow the client credentials grant for this client at the provider",
+    "unsupported_grant_type": "use a tokenServiceURL that knows the client credentials grant",
+}
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+@frozen
+class Token:
+    """An access token and how long it lives, in seconds from when it was asked for."""
+
+    value: Secret
+    seconds: float = DEFAULT_LIFE
+
+
+class TokenUnavailableError(RefusedError):
+    """No answer for now; `retry_after` is the pause that the endpoint asked for, in seconds."""
+
+    def __init__(self, refusal: Refusal, retry_after: float = 0.0) -> None:
+        super().__init__(refusal)
+        self.retry_after = retry_after
+
+
+@frozen
+class TokenRequest:
+    """What is sent to a token endpoint; values are in the clear, so it is never printed."""
+
+    url: str
+    headers: dict[str, str]
+    queries: tuple[tuple[str, str], ...]
+    form: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return "TokenRequest('***')"
+
+
+class TokenService:
+    """Runs grants, each over a client of its own.
+
+    @param client: makes the client for a grant: its trust and its time limits differ
+    @param now: wall-clock time in seconds since the epoch, for `Retry-After` dates
+    """
+
+    def __init__(self, client: Callable[[ClientCredentials], Client], now: Callable[[], float]) -> None:
+        self._client = client
+        self._now = now
+
+    def fetch(self, grant: ClientCredentials) -> Deferred[Token]:
+        """One request, one token; fails with L{RefusedError} and with nothing else."""
+        return Deferred.fromCoroutine(self._fetch(grant))
+
+    async def _fetch(self, grant: ClientCredentials) -> Token:
+        wanted = request(grant)
+        host = _host(grant.url)
+        try:
+            answer = await self._client(grant).ask(
+                "POST", wanted.url, headers=wanted.headers, queries=wanted.queries, form=wanted.form
+            )
+        except RefusedError as error:
+            _unavailable(f"{host} is out of reach: {error.refusal.message}", error.refusal.remedy)
+        except Exception as error:
+            _unavailable(f"{host} {_fault(error)}")
+        return read(answer, grant, self._now())
+
+
+def request(grant: ClientCredentials) -> TokenRequest:
+    """What a grant says to its endpoint (RFC 6749, sections 2.3.1 and 4.4.2).
+
+    The `Authorization` header is `tokenServiceUser`'s where there is one, else the client's when its
+    credentials are not sent in the body. A header of the document's own replaces one of ours.
+    """
+    form = [("grant_type", "client_credentials")]
+    if grant.credentials_in_body:
+        form += [("client_id", grant.client_id), ("client_secret", grant.client_secret.reveal())]
+    if grant.scope:
+        form.append(("scope", grant.scope))
+    headers = {"accept": "application/json"}
+    if grant.password is not None:
+        headers["authorization"] = _basic(grant.user, grant.password.reveal())
+    elif not grant.credentials_in_body:
+        client_id, client_secret = quote_plus(grant.client_id), quote_plus(grant.client_secret.reveal())
+        headers["authorization"] = _basic(client_id, client_secret)
+        if (client_id, client_secret) != (grant.client_id, grant.client_secret.reveal()):
+            # Cloud Foundry's UAA takes the form encoding of RFC 6749 only when it is told
+            headers["x-cf-encoded-credentials"] = "true"
+    return TokenRequest(
+        grant.url,
+        headers | {name.lower(): value.reveal() for name, value in grant.headers},
+        tuple((name, value.reveal()) for name, value in grant.queries),
+        (*form, *((name, value.reveal()) for name, value in grant.body)),
+    )
+
+
+def read(answer: Answer, grant: ClientCredentials, now: float) -> Token:
+    """The token in an answer (RFC 6749, section 5.1), or the reason why there is none.
+
+    @param now: wall-clock time, seconds since the epoch
+    @raise RefusedError: for everything else, whatever the endpoint sent
+    """
+    host = _host(grant.url)
+    fields = _fields(answer)
+    if answer.status == 200:
+        return _token(host, answer, fields)
+    error = fields.get("error")
+    if answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
+        _unavailable(
+            f"{host} cannot answer now (HTTP {answer.status}{_quoted(fields, grant)})",
+            "wait, or look at the provider's status page",
+            retry_after(answer.header("retry-after"), now),
+        )
+    if 300 <= answer.status < 400:
+        _unavailable(f"{host} redirects (HTTP {answer.status}), which is not followed", "set tokenServiceURL anew")
+    if isinstance(error, str) and 400 <= answer.status < 500:
+        _refused(f"{host} refused the grant{_quoted(fields, grant)}", _REMEDIES.get(error, "correct the destination"))
+    if answer.status in (401, 403, 404):
+        _refused(
+            f"{host} refused the grant (HTTP {answer.status})",
+            "correct tokenServiceURL, tokenServiceURLType, clientId and clientSecret; is the tenant subscribed?",
+        )
+    _unavailable(f"{host} answers HTTP {answer.status}, which is no OAuth 2.0 answer", "correct tokenServiceURL")
+
+
+def retry_after(value: str, now: float) -> float:
+    """The pause of a `Retry-After` header (RFC 9110, section 10.2.3) in seconds; 0 where there is none."""
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:10])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+
+
+def _fields(answer: Answer) -> dict[str, object]:
+    media = answer.header("content-type").partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        return {}
+    try:
+        fields = json.loads(answer.body.decode("utf-8-sig"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError("no number of JSON")
+
+
+def _token(host: str, answer: Answer, fields: dict[str, object]) -> Token:
+    if not fields:
+        _unavailable(f"{host} answers without a JSON object", "correct tokenServiceURL")
+    value, kind = fields.get("access_token"), fields.get("token_type", "Bearer")
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        _unavailable(f"{host} answers without a usable access_token", "correct tokenServiceURL")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        _unavailable(f"{host} gives a token that is no bearer token", "have the provider issue bearer tokens")
+    seconds = _life(fields.get("expires_in"))
+    if seconds <= 0:
+        _unavailable(f"{host} gives a token that has expired already", "have the provider's clock checked")
+    return Token(Secret(value), min(seconds, LONGEST_LIFE))
+
+
+def _life(expires_in: object) -> float:
+    """Endpoints send a number, or the number as a string, or nothing."""
+    if expires_in is None or isinstance(expires_in, bool) or not isinstance(expires_in, int | float | str):
+        return DEFAULT_LIFE
+    try:
+        seconds = float(expires_in)
+    except (ValueError, OverflowError):
+        return DEFAULT_LIFE
+    return seconds if isfinite(seconds) else DEFAULT_LIFE
+
+
+def _quoted(fields: dict[str, object], grant: ClientCredentials) -> str:
+    """The endpoint's `error` and `error_description` for a message: without secrets, printable, short."""
+    words = [word for key in ("error", "error_description") if isinstance(word := fields.get(key), str) and word]
+    return ": " + " - ".join(shown(word, grant) for word in words) if words else ""
+
+
+def shown(text: str, grant: ClientCredentials) -> str:
+    """Foreign text made fit for a log: secrets of the grant as `***`, controls escaped, cut to `QUOTE_LIMIT`."""
+    secrets = _spellings(grant)
+    if secrets:
+        text = re.sub("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))), "***", text)
+    return _printable(text)
+
+
+def _spellings(grant: ClientCredentials) -> set[str]:
+    values = [grant.client_secret, *(value for _, value in grant.headers + grant.queries + grant.body)]
+    if grant.password is not None:
+        values.append(grant.password)
+    plain = {value.reveal() for value in values} - {""}
+    pairs = {f"{grant.client_id}:{grant.client_secret.reveal()}"}
+    pairs.add(f"{quote_plus(grant.client_id)}:{quote_plus(grant.client_secret.reveal())}")
+    if grant.password is not None:
+        pairs.add(f"{grant.user}:{grant.password.reveal()}")
+    found = set(plain)
+    for text in plain | pairs:
+        octets = text.encode("utf-8", "surrogatepass")
+        found |= {b64encode(octets).decode(), urlsafe_b64encode(octets).decode(), octets.hex()}
+        found |= {spelling.rstrip("=") for spelling in found}
+    for text in plain:
+        found |= {quote(text, safe="", errors="replace"), quote_plus(text, errors="replace"), json.dumps(text)[1:-1]}
+    return found - {""}
+
+
+def _printable(text: str) -> str:
+    cut = text[: QUOTE_LIMIT + 1]
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return escaped if len(escaped) <= QUOTE_LIMIT else escaped[: QUOTE_LIMIT - 1] + "…"
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _host(url: str) -> str:
+    return f"the token endpoint at {_printable(urlsplit(url).hostname or '?')}"
+
+
+def _fault(error: Exception) -> str:
+    """In our words what went wrong below HTTP."""
+    reasons = [failure.value for failure in error.reasons] if isinstance(error, ResponseFailed) else []
+    for cause in [error, *reasons]:
+        match cause:
+            case TooLargeError():
+                return "sends more than a token's worth"
+            case TooSlowError() | TimeoutError():
+                return "is too slow"
+    return f"broke off or broke HTTP ({type((reasons or [error])[0]).__name__})"
+
+
+def _refused(message: str, remedy: str) -> NoReturn:
+    raise RefusedError(
+        Refusal(Stage.RESOLVE, Reason.TOKEN_REFUSED, message, remedy, Code.AUTHENTICATION_FAILED),
+    )
+
+
+def _unavailable(message: str, remedy: str = "", pause: float = 0.0) -> NoReturn:
+    raise TokenUnavailableError(Refusal(Stage.RESOLVE, Reason.TOKEN_UNAVAILABLE, message, remedy), pause)

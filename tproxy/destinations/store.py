@@ -1,0 +1,201 @@
+"""The store of destinations: the configured instances by name, and the credentials to use now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from tproxy import document
+from tproxy.config import Config
+from tproxy.destinations.cache import TokenCache
+from tproxy.destinations.directory import Directory
+from tproxy.destinations.oauth import TokenService
+from tproxy.interfaces import IDestinationStore
+from tproxy.model import (
+    Bearer,
+    ClientCredentials,
+    Credential,
+    Destination,
+    DestinationRequest,
+    Reason,
+    Refusal,
+    RefusedError,
+    Resolution,
+    Stage,
+)
+from tproxy.net.http import Client, client
+
+if TYPE_CHECKING:
+    from tproxy.net.endpoints import Connector
+
+POLL_SECONDS = 1.0
+"""How often the folders are looked at."""
+
+log = Logger()
+
+
+@implementer(IDestinationStore)
+class Store(Service):
+    """Destinations out of folders of documents; while it runs, changed files are noticed within a second.
+
+    The folders are read once when it is made, so that it can be asked without being started.
+
+    @param connector: carries the requests for tokens
+    @param clock: monotonic
+    @param now: the wall clock, seconds since the epoch
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        rules: document.Rules,
+        connector: Connector,
+        clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        def client_for(grant: ClientCredentials) -> Client:
+            return client(
+                connector,
+                clock,
+                trust=grant.trust,
+                connect_seconds=grant.connect_seconds,
+                read_seconds=grant.read_seconds,
+                plain_hosts=rules.http_token_hosts,
+            )
+
+        self._rules = rules
+        self._default = config.default_instance
+        self._instances = {each.name: Directory(each.name, each.directory) for each in config.instances}
+        self._tokens = TokenCache(TokenService(client_for, now).fetch, clock, now)
+        self._changed: list[Callable[[], None]] = []
+        self._polling = LoopingCall(self._poll)
+        self._polling.clock = clock
+        self._warnings: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        self.refresh()
+
+    def startService(self) -> None:
+        Service.startService(self)
+        self._polling.start(POLL_SECONDS, now=False)
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        if self._polling.running:
+            self._polling.stop()
+        self._tokens.stop()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed()` whenever documents changed."""
+        self._changed.append(changed)
+
+    def refresh(self) -> None:
+        """Looks at the folders now."""
+        news = [directory.refresh() for directory in self._instances.values()]
+        if any(news):
+            for changed in self._changed:
+                changed()
+
+    def _poll(self) -> None:
+        try:
+            self.refresh()
+        except Exception as error:
+            log.error(
+                "looking for changed documents failed with {reason}",
+                event="directory.failed",
+                reason=type(error).__name__,
+            )
+
+    def describe(self, request: DestinationRequest) -> Deferred[Destination]:
+        return execute(self._destination, request)
+
+    def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
+        return Deferred.fromCoroutine(self._resolve(request))
+
+    def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+        return Deferred.fromCoroutine(self._renew(request, refused))
+
+    async def _resolve(self, request: DestinationRequest) -> Resolution:
+        destination = self._destination(request)
+        match destination.login:
+            case ClientCredentials() as grant:
+                issued = await self._tokens.get(grant)
+                return Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
+            case credential:
+                return Resolution(destination, credential, cached=True)
+
+    async def _renew(self, request: DestinationRequest, refused: Credential) -> Resolution | None:
+        self.refresh()
+        destination = self._destination(request)
+        match destination.login, refused:
+            case ClientCredentials() as grant, Bearer(user, token) if user == destination.user:
+                fresh = await self._tokens.renew(grant, token)
+                return None if fresh is None else Resolution(destination, Bearer(user, fresh))
+            case ClientCredentials(), _:
+                return await self._resolve(request)
+            case credential, _ if credential == refused:
+                return None
+            case credential, _:
+                return Resolution(destination, credential)
+
+    def _destination(self, request: DestinationRequest) -> Destination:
+        _refuse_what_folders_lack(request)
+        name = request.instance or self._default
+        instance = self._instances.get(name)
+        if instance is None:
+            raise RefusedError(
+                Refusal(
+                    Stage.RESOLVE,
+                    Reason.RESOURCE_INVALID,
+                    f"there is no destination service instance {name!r}",
+                    "correct spec.destinationServiceInstanceName or add the instance to the configuration",
+                )
+            )
+        found = instance.find(request.name, request.tenant)
+        destination = document.parse(
+            found.values, request, self._rules, lambda location: instance.authority(location, found.folder)
+        )
+        self._warn(name, found.folder, destination)
+        return destination
+
+    def _warn(self, instance: str, folder: str, destination: Destination) -> None:
+        """Each warning of a document once, until it changes."""
+        key = (instance, folder, destination.name)
+        if destination.warnings != self._warnings.get(key, ()):
+            self._warnings[key] = destination.warnings
+            for warning in destination.warnings:
+                log.warn(
+                    "destination {destination}: {message}",
+                    event="document.warning",
+                    destination=destination.name,
+                    tenant=folder,
+                    message=warning,
+                )
+
+
+def _refuse_what_folders_lack(request: DestinationRequest) -> None:
+    """Fragments, chains and levels are ideas of the Destination service; a folder of documents has none."""
+    if request.fragment and not request.fragment_optional:
+        raise RefusedError(
+            Refusal(
+                Stage.RESOLVE,
+                Reason.FRAGMENT_NOT_FOUND,
+                f"spec.fragmentRef.name is {request.fragment!r}, and a folder of documents has no fragments",
+                "merge the fragment into the document, or mark it as optional",
+            )
+        )
+    for given, path in ((request.level, "spec.destinationRef.level"), (request.chain, "spec.chainRef.name")):
+        if given:
+            raise RefusedError(
+                Refusal(
+                    Stage.RESOLVE,
+                    Reason.RESOURCE_INVALID,
+                    f"{path} is {given!r}, which a folder of documents does not know",
+                    f"remove {path}, or use an instance of the Destination service",
+                )
+            )
