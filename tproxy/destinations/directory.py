@@ -18,6 +18,7 @@ from attrs import field, frozen
 from twisted.logger import Logger
 
 from tproxy.model import PROVIDER, Reason, Refusal, RefusedError, Stage, Tenant
+from tproxy.net.trust import AuthoritiesError, read_authorities
 
 SIZE_LIMIT = 1024 * 1024
 """The longest document or certificate file, in bytes."""
@@ -202,8 +203,10 @@ def certificates(content: bytes) -> str:
     @raise FileError: for everything else
     """
     text = _text(content)
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise FileError(1, "holds no certificate in PEM form", "convert it to PEM (BEGIN CERTIFICATE)")
+    try:
+        read_authorities(content)
+    except AuthoritiesError as error:
+        raise FileError(error.line, error.message, "convert it to PEM (BEGIN CERTIFICATE)") from None
     return text
 
 

@@ -152,8 +152,10 @@ class Store(Service):
                 Refusal(
                     Stage.RESOLVE,
                     Reason.RESOURCE_INVALID,
-                    f"there is no destination service instance {name!r}",
-                    "correct spec.destinationServiceInstanceName or add the instance to the configuration",
+                    f"there is no destination service instance {name!r}"
+                    if name
+                    else "the Destination names no instance, and none is the default",
+                    "correct spec.destinationServiceInstanceName, or the instances of the configuration",
                 )
             )
         found = instance.find(request.name, request.tenant)

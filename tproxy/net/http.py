@@ -103,7 +103,7 @@ class Client:
                 method,
                 url,
                 params=list(queries),
-                headers=Headers({name: [value] for name, value in (headers or {}).items()}),
+                headers=Headers({name.encode(): [value.encode()] for name, value in (headers or {}).items()}),
                 data=None if form is None else list(form),
                 allow_redirects=False,
                 unbuffered=True,

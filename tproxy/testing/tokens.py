@@ -19,17 +19,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, cast
+from typing import IO, Any, cast
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 from attrs import frozen
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IReactorTime
-from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.task import react
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 JSON = "application/json"
 
@@ -80,6 +82,7 @@ class TokenEndpoint(Resource):
     `answers` are given first, one a request; `asked` are the requests so far.
 
     @param clock: delays answers and ages tokens
+    @param client: the client's id and secret
     @param seconds: the life of a token; None: the answer does not say, and it lives on
     @param username: whose tokens they are, for introspection
     """
@@ -89,17 +92,16 @@ class TokenEndpoint(Resource):
     def __init__(
         self,
         clock: IReactorTime,
-        client_id: str = "client",
-        client_secret: str = "secret",
+        client: tuple[str, str] = ("client", "secret"),
         seconds: int | None = 3600,
         username: str = "",
     ) -> None:
-        super().__init__()
+        Resource.__init__(self)
         self.asked: list[Asked] = []
         self.answers: deque[Answer] = deque()
         self.seconds = seconds
         self._clock = clock
-        self._client = (client_id, client_secret)
+        self._client = client
         self._username = username
         self._tokens: dict[str, float] = {}
 
@@ -121,10 +123,10 @@ class TokenEndpoint(Resource):
         if request.path == b"/introspect":
             return self._say(request, self._introspect(_last(_form(request), "token")))
         form = _form(request)
-        headers = {
-            name.decode().lower(): values[-1].decode() for name, values in request.requestHeaders.getAllRawHeaders()
-        }
-        self.asked.append(Asked(form, _queries(request), headers))
+        headers = request.requestHeaders.getAllRawHeaders()
+        self.asked.append(
+            Asked(form, _queries(request), {name.decode().lower(): values[-1].decode() for name, values in headers})
+        )
         answer = self.answers.popleft() if self.answers else self._grant(request, form)
         return self._say(request, answer)
 
@@ -134,8 +136,8 @@ class TokenEndpoint(Resource):
     def _grant(self, request: Request, form: Mapping[str, Sequence[str]]) -> Answer:
         if _last(form, "grant_type") != "client_credentials":
             return oauth_error(400, "unsupported_grant_type")
-        client = (_last(form, "client_id"), _last(form, "client_secret"))
-        if self._client not in (client, _basic(request)):
+        in_body = (_last(form, "client_id"), _last(form, "client_secret"))
+        if self._client not in (in_body, _basic(request)):
             return oauth_error(401, "invalid_client", "the client is not known or its secret is wrong")
         fields: dict[str, object] = {"access_token": self.issue(), "token_type": "Bearer"}
         if self.seconds is not None:
@@ -152,7 +154,7 @@ class TokenEndpoint(Resource):
     def _say(self, request: Request, answer: Answer) -> bytes | int:
         request.setResponseCode(answer.status)
         for name, value in answer.headers:
-            request.setHeader(name, value)
+            request.setHeader(name.encode(), value.encode())
         if answer.after == 0:
             return answer.body
         gone = request.notifyFinish()
@@ -169,18 +171,30 @@ class TokenEndpoint(Resource):
 
 
 def serve(
-    reactor: Any, endpoint: TokenEndpoint, address: str = "127.0.0.1", port: int = 0, pem: bytes | None = None
+    reactor: Any,
+    endpoint: TokenEndpoint,
+    address: str = "127.0.0.1",
+    port: int = 0,
+    context: SSL.Context | None = None,
 ) -> Deferred[IListeningPort]:
-    """Opens a port for an endpoint.
+    """Opens a port for an endpoint: https with a context, http without.
 
     @param reactor: IReactorTCP and IReactorSSL
-    @param pem: certificate and key for https; None: http
     """
     site = Site(endpoint)
-    if pem is None:
+    if context is None:
         return cast("Deferred[IListeningPort]", TCP4ServerEndpoint(reactor, port, interface=address).listen(site))
-    options = PrivateCertificate.loadPEM(pem).options()
-    return cast("Deferred[IListeningPort]", SSL4ServerEndpoint(reactor, port, options, interface=address).listen(site))
+    server = SSL4ServerEndpoint(reactor, port, _Certified(context), interface=address)
+    return cast("Deferred[IListeningPort]", server.listen(site))
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@frozen
+class _Certified:
+    context: SSL.Context
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return SSL.Connection(self.context, None)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -195,21 +209,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=int, default=3600, help="how long a token lives")
     parser.add_argument("--username", default="", help="whose tokens they are")
     options = parser.parse_args(arguments)
-    files = [file for file in (options.key, options.certificate) if file is not None]
-    pem = b"\n".join(file.read_bytes() for file in files) if files else None
+    context = None
+    if options.certificate is not None:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.use_certificate_chain_file(options.certificate)
+        context.use_privatekey_file(options.key or options.certificate)
 
     async def run(reactor: Any) -> None:
-        endpoint = TokenEndpoint(reactor, options.client_id, options.client_secret, options.seconds, options.username)
-        port = await serve(reactor, endpoint, options.listen, options.port, pem)
-        scheme = "https" if pem else "http"
-        print(f"{scheme}://{options.listen}:{port.getHost().port}/token", flush=True)
+        client = (options.client_id, options.client_secret)
+        endpoint = TokenEndpoint(reactor, client, options.seconds, options.username)
+        port = await serve(reactor, endpoint, options.listen, options.port, context)
+        scheme = "https" if context else "http"
+        print(f"{scheme}://{options.listen}:{cast(IPv4Address, port.getHost()).port}/token", flush=True)
         await Deferred()
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
 
 
 def _form(request: Request) -> dict[str, list[str]]:
-    return parse_qs(request.content.read().decode(), keep_blank_values=True)
+    return parse_qs(cast(IO[bytes], request.content).read().decode(), keep_blank_values=True)
 
 
 def _queries(request: Request) -> dict[str, list[str]]:
@@ -221,7 +239,7 @@ def _last(fields: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _basic(request: Request) -> tuple[str, str]:
-    scheme, _, blob = (request.getHeader("authorization") or "").partition(" ")
+    scheme, _, blob = (request.getHeader(b"authorization") or b"").decode("latin-1").partition(" ")
     try:
         user, _, password = b64decode(blob if scheme == "Basic" else "").decode().partition(":")
     except (Error, UnicodeDecodeError):

@@ -1,0 +1,255 @@
+"""The store, over real folders, and over a real token endpoint on loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from tproxy.config import Config, Instance, Local
+from tproxy.destinations.store import Store
+from tproxy.document import Rules
+from tproxy.interfaces import IDestinationStore
+from tproxy.model import (
+    Bearer,
+    DestinationRequest,
+    NoCredential,
+    Password,
+    Reason,
+    RefusedError,
+    Secret,
+    Tenant,
+)
+from tproxy.net.endpoints import Connector
+from tproxy.net.guard import Guard
+from tproxy.net.resolver import Resolver
+from tproxy.net.trust import TrustStore
+from tproxy.testing.certificates import Authority
+from tproxy.testing.tokens import LOGIN_PAGE, TokenEndpoint, oauth_error, serve
+
+RULES = Rules({"imap4": 143, "imap4s": 993}, http_token_hosts=frozenset({"127.0.0.1"}))
+BASIC = {
+    "Name": "mail",
+    "Type": "MAIL",
+    "ProxyType": "Internet",
+    "Authentication": "BasicAuthentication",
+    "mail.user": "anna",
+    "mail.password": "first-password",
+    "mail.transport.protocol": "imap4s",
+    "mail.imap4s.host": "imap.example.com",
+}
+OAUTH = {name: value for name, value in BASIC.items() if name != "mail.password"} | {
+    "Authentication": "OAuth2ClientCredentials",
+    "clientId": "client",
+    "clientSecret": "secret",
+}
+MAIL = DestinationRequest("", "mail")
+
+
+def write(path: Path, document: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+def config(directory: Path, default: str = "local") -> Config:
+    return Config("shared", (Instance("local", directory),), default, Local(directory, directory / "state.json"))
+
+
+class StoreTests(SynchronousTestCase):
+    """What needs no network."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        write(self.directory / "mail.json", BASIC)
+        self.clock = Clock()
+
+    def store(self, default: str = "local") -> Store:
+        connector: Any = None
+        return Store(config(self.directory, default), RULES, connector, self.clock, self.clock.seconds)
+
+    def refusal(self, deferred: Deferred[Any]) -> Any:
+        return self.failureResultOf(deferred, RefusedError).value.refusal
+
+    def test_interface(self) -> None:
+        """It is a destination store."""
+        verifyObject(IDestinationStore, self.store())
+
+    def test_resolves_a_password(self) -> None:
+        """The document's user and password, usable at once."""
+        resolution = self.successResultOf(self.store().resolve(MAIL))
+        self.assertEqual(resolution.credential, Password("anna", Secret("first-password")))
+        self.assertTrue(resolution.cached)
+        self.assertEqual(resolution.destination, self.successResultOf(self.store().describe(MAIL)))
+
+    def test_nobody_logs_in(self) -> None:
+        """NoAuthentication is a credential of its own, and there is never another."""
+        write(self.directory / "mail.json", BASIC | {"Authentication": "NoAuthentication"})
+        store = self.store()
+        self.assertEqual(self.successResultOf(store.resolve(MAIL)).credential, NoCredential())
+        self.assertIsNone(self.successResultOf(store.renew(MAIL, NoCredential())))
+
+    def test_tenant_first(self) -> None:
+        """A tenant gets its own document where there is one, else the common one."""
+        write(self.directory / "acme" / "mail.json", BASIC | {"mail.user": "acme-anna"})
+        store = self.store()
+        for tenant, user in (("acme", "acme-anna"), ("globex", "anna"), ("", "anna")):
+            request = DestinationRequest("local", "mail", Tenant(tenant))
+            self.assertEqual(self.successResultOf(store.describe(request)).user, user)
+
+    def test_change_is_noticed(self) -> None:
+        """A changed file is served, and told of, within a second or two, and no longer once stopped."""
+        store, told = self.store(), []
+        store.watch(lambda: told.append(self.successResultOf(store.resolve(MAIL)).credential))
+        store.startService()
+        self.clock.advance(1)
+        self.assertEqual(told, [])
+        write(self.directory / "mail.json", BASIC | {"mail.password": "next"})
+        self.clock.advance(1)
+        self.assertEqual(told, [Password("anna", Secret("next"))])
+        self.successResultOf(store.stopService() or Deferred.fromCoroutine(_nothing()))
+        write(self.directory / "mail.json", BASIC | {"mail.password": "last"})
+        self.clock.advance(5)
+        self.assertEqual(len(told), 1)
+
+    def test_polling_survives(self) -> None:
+        """One listener's error does not end the watch."""
+        store, told = self.store(), []
+
+        def fails() -> None:
+            told.append(1)
+            raise ZeroDivisionError
+
+        store.watch(fails)
+        store.startService()
+        self.addCleanup(store.stopService)
+        for user in ("one", "other"):
+            write(self.directory / "mail.json", BASIC | {"mail.user": user})
+            self.clock.advance(1)
+        self.assertEqual(told, [1, 1])
+
+    def test_renewed_password(self) -> None:
+        """After a refusal the document is read anew: another password is tried, the same one is not."""
+        store = self.store()
+        refused = self.successResultOf(store.resolve(MAIL)).credential
+        self.assertIsNone(self.successResultOf(store.renew(MAIL, refused)))
+        write(self.directory / "mail.json", BASIC | {"mail.password": "second-password"})
+        renewed = self.successResultOf(store.renew(MAIL, refused))
+        self.assertEqual(renewed.credential, Password("anna", Secret("second-password")))
+
+    def test_refusals(self) -> None:
+        """What a folder of documents cannot give is refused by name."""
+        store = self.store()
+        for request, reason, words in (
+            (DestinationRequest("", "other"), Reason.DESTINATION_NOT_FOUND, "'other'"),
+            (DestinationRequest("nope", "mail"), Reason.RESOURCE_INVALID, "instance 'nope'"),
+            (DestinationRequest("", "mail", level="instance"), Reason.RESOURCE_INVALID, "spec.destinationRef.level"),
+            (DestinationRequest("", "mail", chain="c"), Reason.RESOURCE_INVALID, "spec.chainRef.name"),
+            (DestinationRequest("", "mail", fragment="f"), Reason.FRAGMENT_NOT_FOUND, "spec.fragmentRef.name"),
+        ):
+            for answer in (store.describe(request), store.resolve(request), store.renew(request, NoCredential())):
+                refusal = self.refusal(answer)
+                self.assertEqual(refusal.reason, reason)
+                self.assertIn(words, refusal.message)
+        optional = DestinationRequest("", "mail", fragment="f", fragment_optional=True)
+        self.assertEqual(self.successResultOf(store.describe(optional)).name, "mail")
+
+    def test_no_default_instance(self) -> None:
+        """Who names no instance, where none is the default, is told so."""
+        self.assertIn("names no instance", self.refusal(self.store("").describe(MAIL)).message)
+
+    def test_authority(self) -> None:
+        """TrustStoreLocation is a file beside the document."""
+        pem = Authority.create().pem
+        (self.directory / "own.pem").write_text(pem)
+        write(self.directory / "mail.json", BASIC | {"TrustStoreLocation": "own.pem"})
+        (certificate,) = self.successResultOf(self.store().describe(MAIL)).route.trust.authorities
+        self.assertEqual(certificate.strip(), pem.strip())
+
+    def test_warns_once(self) -> None:
+        """A document's warning is logged when it is first seen and when it changes."""
+        write(self.directory / "mail.json", BASIC | {"mail.imap4s.auth": "false"})
+        store = self.store()
+        for _ in range(3):
+            self.successResultOf(store.describe(MAIL))
+        self.assertEqual(len(store._warnings), 1)
+
+
+async def _nothing() -> None:
+    return None
+
+
+class TokenStoreTests(TestCase):
+    """Tokens, over a real connection."""
+
+    @inlineCallbacks
+    def setUp(self) -> Any:
+        self.directory = Path(self.mktemp())
+        authority = Authority.create()
+        self.endpoint = TokenEndpoint(reactor)
+        port = yield serve(reactor, self.endpoint, context=authority.issue("127.0.0.1").server_context())
+        self.addCleanup(port.stopListening)
+        self.url = f"https://127.0.0.1:{port.getHost().port}/token"
+        (self.directory).mkdir()
+        (self.directory / "ca.pem").write_text(authority.pem)
+
+    def store(self, **properties: str) -> Store:
+        document = OAUTH | {"tokenServiceURL": self.url, "TrustStoreLocation": "ca.pem"} | properties
+        write(self.directory / "mail.json", document)
+        guard = Guard([ip_network("127.0.0.0/8")])
+        connector = Connector(reactor, Resolver(reactor, guard), TrustStore(None))
+        store = Store(config(self.directory), RULES, connector, reactor, reactor.seconds)
+        self.addCleanup(store.stopService)
+        return store
+
+    @inlineCallbacks
+    def test_token(self) -> Any:
+        """A token is fetched once, kept, and replaced when the mail server refused it."""
+        store = self.store()
+        first = yield store.resolve(MAIL)
+        self.assertIsInstance(first.credential, Bearer)
+        self.assertEqual(first.credential.user, "anna")
+        self.assertFalse(first.cached)
+        self.assertTrue(self.endpoint.valid(first.credential.token.reveal()))
+        again = yield store.resolve(MAIL)
+        self.assertEqual((again.credential, again.cached), (first.credential, True))
+        renewed = yield store.renew(MAIL, first.credential)
+        self.assertNotEqual(renewed.credential, first.credential)
+        self.assertEqual(len(self.endpoint.asked), 2)
+
+    @inlineCallbacks
+    def test_renewed_after_other_credential(self) -> Any:
+        """A refused password, and meanwhile the document wants a token: that is something new."""
+        renewed = yield self.store().renew(MAIL, Password("anna", Secret("old")))
+        self.assertIsInstance(renewed.credential, Bearer)
+
+    @inlineCallbacks
+    def test_refused(self) -> Any:
+        """The endpoint's reason reaches the operator, the secret does not."""
+        self.endpoint.answers.append(oauth_error(401, "invalid_client", "no such pair client:secret"))
+        error = yield self.assertFailure(self.store().resolve(MAIL), RefusedError)
+        self.assertEqual(error.refusal.reason, Reason.TOKEN_REFUSED)
+        self.assertIn("invalid_client - no such pair client:***", error.refusal.message)
+
+    @inlineCallbacks
+    def test_login_page(self) -> Any:
+        """HTML with 200 is no token."""
+        self.endpoint.answers.append(LOGIN_PAGE)
+        error = yield self.assertFailure(self.store().resolve(MAIL), RefusedError)
+        self.assertEqual(error.refusal.reason, Reason.TOKEN_UNAVAILABLE)
+
+    @inlineCallbacks
+    def test_untrusted(self) -> Any:
+        """No request is sent to an endpoint whose certificate is not trusted."""
+        (self.directory / "ca.pem").write_text(Authority.create().pem)
+        error = yield self.assertFailure(self.store().resolve(MAIL), RefusedError)
+        self.assertEqual(error.refusal.reason, Reason.TOKEN_UNAVAILABLE)
+        self.assertIn("is out of reach", error.refusal.message)
+        self.assertEqual(self.endpoint.asked, [])
