@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from hypothesis import example, given, settings
+from hypothesis.strategies import ip_addresses
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.model import Reason, RefusedError, Stage
@@ -85,6 +87,36 @@ class Checks(SynchronousTestCase):
                     refusal = self.refusal(Guard([]), address)
                     self.assertTrue(refusal.message.endswith(f" is {words}"), refusal.message)
                     self.assertTrue(refusal.remedy)
+
+    @settings(deadline=None)
+    @given(ip_addresses(v=4))
+    @example(IPv4Address("169.254.169.254"))
+    @example(IPv4Address("172.31.255.255"))
+    @example(IPv4Address("172.32.0.0"))
+    def test_disguises(self, address: IPv4Address) -> None:
+        """No disguise makes an IPv4 address better or worse than it is, with allowed networks and without."""
+        bits = int(address)
+        disguises = {
+            "mapped": 0xFFFF << 32 | bits,
+            "translated": 0xFFFF << 48 | bits,
+            "NAT64": 0x64_FF9B << 96 | bits,
+            "6to4": 0x2002 << 112 | bits << 80 | 0x0808_0808,
+            "Teredo, client": 0x2001 << 112 | 0x0808_0808 << 64 | bits ^ 0xFFFF_FFFF,
+            "Teredo, server": 0x2001 << 112 | bits << 64 | 0x0808_0808 ^ 0xFFFF_FFFF,
+            "compatible": bits,
+        }
+        for guard in (Guard([]), Guard([ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8")])):
+            for name, disguised in disguises.items():
+                if disguised != 1:  # which is ::1
+                    passes = self.passes(guard, str(IPv6Address(disguised)))
+                    self.assertEqual(passes, self.passes(guard, str(address)), name)
+
+    def passes(self, guard: Guard, address: str) -> bool:
+        try:
+            guard.check(address, 993)
+        except RefusedError:
+            return False
+        return True
 
     def test_each_row(self) -> None:
         """First and last address of each network of the tables are refused."""

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import (
     IResolutionReceiver,
 )
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -269,3 +269,27 @@ class ResolverTests(SynchronousTestCase):
         clock.advance(POSITIVE_SECONDS)
         self.successResultOf(resolver.resolve("mail.example", 993))
         self.assertEqual(len(self.names.asked), 2)
+
+
+class SystemResolver(TestCase):
+    """With the resolver of this system: names that need no network."""
+
+    async def test_localhost(self) -> None:
+        """A name of the hosts file is found, and opened by an allowed network only."""
+        from twisted.internet import reactor
+
+        allowed = Resolver(reactor, Guard([ip_network("127.0.0.0/8")]))
+        self.assertIn("127.0.0.1", await allowed.resolve("localhost", 993))
+        with self.assertRaises(RefusedError) as raised:
+            await Resolver(reactor, Guard([])).resolve("localhost", 993)
+        self.assertEqual(raised.exception.refusal.reason, Reason.ADDRESS_REFUSED)
+
+    async def test_odd_spellings(self) -> None:
+        """Whatever spelling getaddrinfo takes for an address, the guard sees the address."""
+        from twisted.internet import reactor
+
+        for host in ("127.1", "0x7f.1", "0x7f000001", "2130706433", "017700000001", "127.0.0.01"):
+            with self.assertRaises(RefusedError) as raised:
+                await Resolver(reactor, Guard([])).resolve(host, 993)
+            self.assertEqual(raised.exception.refusal.reason, Reason.ADDRESS_REFUSED, host)
+            self.assertIn("127.0.0.1", raised.exception.refusal.message)

@@ -469,7 +469,7 @@ class Refreshing(SynchronousTestCase):
         self.assertEqual(self.logged(), ["trust.changed"] * 2)
 
     def test_broken(self) -> None:
-        """A broken or missing file, or one without certificates, leaves the last good in force and is logged once, with its line."""
+        """A broken or missing file, or one without certificates, changes nothing and is logged once, with its line."""
         for content, line in (
             (f"# one\n{self.new.pem}-----BEGIN CERTIFICATE-----\nnonsense\n", 2 + self.new.pem.count("\n")),
             (None, 1),
