@@ -30,7 +30,7 @@ class IProtocolPlugin(Interface):
         """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`."""
 
     def probe(login: Login, capabilities: tuple[str, ...]) -> Machine:
-        """One harmless command after the login: ends with `Verified` or `Refuse`.
+        """One harmless command after the login: begins with the event `LoggedIn`, ends with `Verified` or `Refuse`.
 
         `capabilities` are those of `LoggedIn`.
         """

@@ -1,0 +1,39 @@
+"""IMAP: the protocols `imap4s` (TLS from the first byte) and `imap4` (a plain port upgraded with STARTTLS)."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from tproxy.interfaces import IProtocolPlugin
+from tproxy.protocols.imap4 import greeting as server_half
+from tproxy.protocols.imap4 import login as client_half
+from tproxy.protocols.imap4 import probe as probing
+from tproxy.session import Greeting, Login, Machine
+
+
+@implementer(IPlugin, IProtocolPlugin)
+@frozen
+class IMAP:
+    """IMAP on one kind of port."""
+
+    name: str
+    default_port: int
+    encrypted: bool
+
+    def log_in(self, login: Login) -> Machine:
+        """The client half: from the mail server's greeting to a session that is logged in."""
+        return client_half.machine(login)
+
+    def greet(self, greeting: Greeting) -> Machine:
+        """The server half: from the greeting of an application to its first real command."""
+        return server_half.machine(greeting)
+
+    def probe(self, login: Login, capabilities: tuple[str, ...]) -> Machine:
+        """NAMESPACE or NOOP, after the login."""
+        return probing.machine(login, capabilities)
+
+
+imap4s = IMAP("imap4s", 993, encrypted=True)
+imap4 = IMAP("imap4", 143, encrypted=False)
