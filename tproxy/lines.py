@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tproxy.model import Reason, Refusal, Stage
 from tproxy.session import (
@@ -30,9 +30,13 @@ from tproxy.session import (
 
 @frozen
 class Over:
-    """The last state of any dialogue: nothing is read, and no event reaches the machine any more."""
+    """The last state of any dialogue: nothing is read, and no event reaches the machine any more.
+
+    `unread` was read, but is not this dialogue's: it is put back before all that was not read.
+    """
 
     stage: Stage = Stage.LOGIN
+    unread: bytes = field(default=b"", repr=False)
     reads: ClassVar[Reads] = Hold()
     reads_upstream: ClassVar[Reads] = Hold()
 
@@ -55,6 +59,10 @@ class LineReader:
     def feed(self, data: bytes) -> None:
         """Add what came from the peer."""
         self._bytes += data
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was taken."""
+        self._bytes[:0] = data
 
     def end(self) -> None:
         """The peer will send nothing more: `take` says so once what came before is read."""
@@ -180,4 +188,6 @@ class Dialogue:
             stage = self.state.stage
             state, effects = Over(stage), (Refuse(Refusal(stage, Reason.PROTOCOL_VIOLATION, str(error))),)
         self.state = state
+        if isinstance(state, Over):
+            self._own.unread(state.unread)
         return effects

@@ -24,7 +24,6 @@ from tproxy.session import (
     Ended,
     Event,
     Expired,
-    Forward,
     HandOver,
     Hold,
     Line,
@@ -231,8 +230,7 @@ def step(state: State, event: Event) -> Moved:
 
         # what is in force after the login
         case Confirming(talk), Status(tag, "OK") if tag == talk.tag:
-            kept = (Forward(state.kept),) if state.kept else ()
-            return Over(), (LoggedIn(_listed(said, state.listed)), *kept)
+            return Over(unread=state.kept), (LoggedIn(_listed(said, state.listed)),)
         case Confirming(talk), Status(tag) if tag == talk.tag:
             return _refuse(refusals.session(said))
         case _:
