@@ -16,10 +16,9 @@ DECISIONS := tproxy/model.py,tproxy/session.py,tproxy/interfaces.py,tproxy/confi
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-# `set -m` gives the demo the terminal, so that Ctrl-C ends it, with exit status 0, and not make.
 .PHONY: demo
 demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to try: until Ctrl-C
-	@if [ -t 0 ]; then set -m; fi; $(BIN)/tproxy demo
+	@$(BIN)/tproxy demo
 
 .PHONY: test
 test: packages lint  ## everything: lint, types, unit and integration tests, coverage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +254,23 @@ def run(reactor: Any, examples: Examples) -> None:
             each.raiseException()
 
 
+@contextmanager
+def own_terminal() -> Iterator[None]:
+    """Ctrl-C is for us alone meanwhile: to `make`, which may have started us, it would be a failure."""
+    group = os.getpgrp()
+    if group == os.getpid() or not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != group:
+        yield
+        return
+    os.setpgid(0, 0)
+    for number in (signal.SIGTTOU, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    os.tcsetpgrp(sys.stdin.fileno(), os.getpid())
+    try:
+        yield
+    finally:
+        os.tcsetpgrp(sys.stdin.fileno(), group)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the demo; returns the exit status."""
     installed = Path(sysconfig.get_path("data")) / "share" / "tproxy" / "examples"
@@ -263,7 +282,7 @@ def main(argv: Sequence[str]) -> int:
 
     from twisted.internet import reactor
 
-    with tempfile.TemporaryDirectory(prefix="tproxy-demo-") as temporary:
+    with own_terminal(), tempfile.TemporaryDirectory(prefix="tproxy-demo-") as temporary:
         folder = Path(temporary).resolve()
         shutil.copytree(original, folder, dirs_exist_ok=True)
         try:
