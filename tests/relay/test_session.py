@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_network
+
+from attrs import define, evolve
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from tests.peers import HalfClosing, Recorder
+from tproxy.interfaces import IDestinationStore
+from tproxy.model import (
+    Binding,
+    Credential,
+    Destination,
+    DestinationRequest,
+    ListenerKey,
+    NoCredential,
+    Password,
+    Reason,
+    Refusal,
+    RefusedError,
+    Resolution,
+    Route,
+    Secret,
+    Stage,
+    Tenant,
+)
+from tproxy.net.endpoints import Connector, Listening
+from tproxy.net.guard import Guard
+from tproxy.net.resolver import Resolver
+from tproxy.net.trust import TrustStore
+from tproxy.protocols.imap4 import imap4, imap4s
+from tproxy.relay.attempts import Attempts
+from tproxy.relay.session import GREETING_SECONDS, Services, SessionFactory
+
+REQUEST = DestinationRequest("local", "example-dest-imap", Tenant("acme"))
+BINDING = Binding(ListenerKey("shop", "mail", Tenant("acme")), REQUEST, protocol="imap4")
+HELLO = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID] ready\r\n"
+
+
+@implementer(IDestinationStore)
+@define
+class OneDestination:
+    """A store whose answers the test decides."""
+
+    answer: Callable[[], Deferred[Resolution]]
+    renewed: Resolution | None = None
+    renewals: int = 0
+
+    def describe(self, request: DestinationRequest) -> Deferred[Destination]:
+        return self.answer().addCallback(lambda resolution: resolution.destination)
+
+    def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
+        return self.answer()
+
+    def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+        self.renewals += 1
+        return succeed(self.renewed)
+
+
+class SessionTests(TestCase):
+    """An application and a scripted mail server, both real sockets, with tproxy's session between."""
+
+    timeout = 20
+
+    async def setUp(self) -> None:
+        self.clock = Clock()
+        self.servers: list[Recorder] = []
+        self.waiting: list[Deferred[Recorder]] = []
+        listening = await Listening(reactor, "127.0.0.1", 0).listen(Factory.forProtocol(self.serve))
+        self.addCleanup(listening.stopListening)
+        self.resolution = resolution(listening.getHost().port, Password("user", Secret("pass")))
+        self.store = OneDestination(lambda: succeed(self.resolution))
+        verifyObject(IDestinationStore, self.store)
+        connector = Connector(
+            reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None)
+        )
+        plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
+        self.services = Services(
+            self.clock, self.store, connector, plugins, Attempts(self.clock), 5, frozenset(["127.0.0.1"])
+        )
+        self.factory = SessionFactory(BINDING, self.services)
+        verifyObject(IProtocolFactory, self.factory)
+        port = await Listening(reactor, "127.0.0.1", 0).listen(self.factory)
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        self.events: list[dict[str, object]] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def serve(self) -> Recorder:
+        server = Recorder()
+        self.servers.append(server)
+        for waiting in self.waiting:
+            waiting.callback(server)
+        self.waiting.clear()
+        return server
+
+    async def server(self) -> Recorder:
+        """The next connection to the mail server."""
+        waiting: Deferred[Recorder] = Deferred()
+        self.waiting.append(waiting)
+        server = await waiting
+        await turn()
+        return server
+
+    async def application(self) -> HalfClosing:
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock.setblocking(False)
+        from tproxy.net.transport import Transport
+
+        application = HalfClosing()
+        Transport(reactor, sock).begin(application)
+        return application
+
+    async def log_in(self, server: Recorder, last: bytes = b"OK [CAPABILITY IMAP4rev1 IDLE ID] in") -> None:
+        """The mail server's side of a login."""
+        server.transport.write(HELLO)
+        line = await server.hears(20)
+        while not line.endswith(b"\r\n"):
+            line = await server.hears(len(line) + 1)
+        server.heard.clear()
+        server.transport.write(line.split()[0] + b" " + last + b"\r\n")
+
+    async def session(self) -> tuple[HalfClosing, Recorder]:
+        """A greeted application, and its connection to the mail server."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        await self.log_in(server)
+        greeting = await self.line(application)
+        self.assertTrue(greeting.startswith(b"* PREAUTH [CAPABILITY IMAP4rev1 IDLE ID"), greeting)
+        return application, server
+
+    async def line(self, recorder: Recorder) -> bytes:
+        while b"\n" not in recorder.heard:
+            await recorder.hears(len(recorder.heard) + 1)
+        line, _, rest = bytes(recorder.heard).partition(b"\n")
+        recorder.heard[:] = rest
+        return line + b"\n"
+
+    async def over(self, application: HalfClosing) -> None:
+        """The application sees an end, and nothing is left of the session."""
+        await application.fin
+        application.transport.loseConnection()
+        await application.ended
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def logged(self, event: str) -> dict[str, object]:
+        (found,) = (each for each in self.events if each.get("event") == event)
+        return found
+
+    async def test_a_whole_session(self) -> None:
+        """Login, greeting, dialogue, relay and end; the log tells duration and bytes."""
+        application, server = await self.session()
+        application.transport.write(b"1 CAPABILITY\r\n2 LOGIN any thing\r\n")
+        self.assertTrue((await self.line(application)).startswith(b"* CAPABILITY IMAP4rev1"))
+        self.assertTrue((await self.line(application)).startswith(b"1 OK"))
+        self.assertTrue((await self.line(application)).startswith(b"2 OK"))
+        self.assertEqual(server.heard, b"")
+        application.transport.write(b'3 LIST "" "*"\n4 LOGIN a b\r\n')
+        self.assertEqual(await server.hears(27), b'3 LIST "" "*"\n4 LOGIN a b\r\n')
+        server.transport.write(b"3 OK done\r\n")
+        self.assertEqual(await self.line(application), b"3 OK done\r\n")
+        server.transport.loseConnection()
+        await self.over(application)
+        ended = self.logged("session.ended")
+        self.assertEqual(
+            (ended["listener"], ended["destination"], ended["tenant"]), ("shop/mail-acme", REQUEST.name, "acme")
+        )
+        self.assertEqual(ended["received"], 14 + 20 + 27)
+        self.assertGreater(ended["sent"], 11)
+
+    async def test_pipelined_before_the_greeting(self) -> None:
+        """Commands that came early are answered after the greeting, in order."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        application.transport.write(b"".join(b"%d CAPABILITY\r\n" % number for number in range(100)))
+        application.transport.write(b"x SELECT INBOX\r\n")
+        server = await coming
+        await self.log_in(server)
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        for number in range(100):
+            self.assertTrue((await self.line(application)).startswith(b"* CAPABILITY"))
+            self.assertTrue((await self.line(application)).startswith(b"%d OK" % number))
+        self.assertEqual(await server.hears(16), b"x SELECT INBOX\r\n")
+        server.transport.loseConnection()
+        await self.over(application)
+
+    async def test_bytes_with_the_tagged_ok(self) -> None:
+        """What the server sends right behind its OK reaches the application after the greeting, once."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        await self.log_in(server, b"OK [CAPABILITY IMAP4rev1] in\r\n* 1 EXISTS\r\n* ALER")
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertEqual(await self.line(application), b"* 1 EXISTS\r\n")
+        application.transport.write(b"1 IDLE\r\n")
+        await server.hears(8)
+        server.transport.write(b"T x\r\n")
+        self.assertEqual(await self.line(application), b"* ALER\r\n")
+        self.assertEqual(await self.line(application), b"T x\r\n")
+        server.transport.loseConnection()
+        await self.over(application)
+
+    async def test_half_close_behind_commands(self) -> None:
+        """`printf ... | nc`: the commands run although the application's FIN came with them."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        application.transport.write(b'2 LIST "" "*"\r\n')
+        application.transport._socket.shutdown(socket.SHUT_WR)
+        server = await coming
+        await self.log_in(server)
+        self.assertEqual(await server.hears(15), b'2 LIST "" "*"\r\n')
+        server.transport.write(b"2 OK\r\n")
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertEqual(await self.line(application), b"2 OK\r\n")
+        self.clock.advance(10)
+        await server.ended
+        await self.over(application)
+
+    async def test_gone_before_the_greeting(self) -> None:
+        """A peer that leaves, resets or starts TLS early is gone without a login."""
+        for leave in (
+            lambda transport: transport.loseConnection(),
+            lambda transport: transport.abortConnection(),
+            lambda transport: transport.write(b"\x16\x03\x01\x02\x00\x01"),
+        ):
+            coming = Deferred.fromCoroutine(self.server())
+            application = await self.application()
+            server = await coming
+            leave(application.transport)
+            await server.ended
+            while self.factory.sessions:
+                await turn()
+            self.assertEqual(server.heard, b"")
+            self.assertEqual(self.logged("session.abandoned")["listener"], "shop/mail-acme")
+            self.events.clear()
+            application.transport.abortConnection()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_refused_login(self) -> None:
+        """A refused login is one BYE in our words; the next connection gets it without another login."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        await self.log_in(await coming, b"NO [AUTHENTICATIONFAILED] pass is wrong")
+        bye = await self.line(application)
+        self.assertTrue(bye.startswith(b"* BYE [AUTHENTICATIONFAILED] "), bye)
+        self.assertNotIn(b"wrong", bye)
+        await self.over(application)
+        refused = self.logged("session.refused")
+        self.assertEqual((refused["stage"], refused["reason"]), (Stage.LOGIN, Reason.LOGIN_REFUSED))
+        self.assertEqual(self.store.renewals, 0)
+        second = await self.application()
+        self.assertEqual(await self.line(second), bye)
+        await self.over(second)
+        self.assertEqual(len(self.servers), 1)
+
+    async def test_refused_with_a_cached_credential(self) -> None:
+        """A login refused with a cached credential is tried once more with a fresh one."""
+        self.store.renewed = evolve(self.resolution, credential=Password("user", Secret("fresh")))
+        self.resolution = evolve(self.resolution, cached=True)
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        first = await coming
+        again = Deferred.fromCoroutine(self.server())
+        await self.log_in(first, b"NO [AUTHENTICATIONFAILED] no")
+        second = await again
+        await self.log_in(second)
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertEqual(self.store.renewals, 1)
+        application.transport.write(b"1 LOGOUT\r\n")
+        self.assertTrue((await self.line(application)).startswith(b"* BYE"))
+        self.assertTrue((await self.line(application)).startswith(b"1 OK"))
+        await self.over(application)
+
+    async def test_refused_and_nothing_fresher(self) -> None:
+        self.resolution = evolve(self.resolution, cached=True)
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        await self.log_in(await coming, b"NO no")
+        self.assertTrue((await self.line(application)).startswith(b"* BYE [AUTHENTICATIONFAILED] "))
+        await self.over(application)
+        self.assertEqual(self.store.renewals, 1)
+
+    async def test_unresolved(self) -> None:
+        """A destination that is not to be had is a BYE; so is a bug, without its words."""
+        refusal = Refusal(Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND, "no such destination")
+        for error, stage, reason in (
+            (RefusedError(refusal), Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND),
+            (ValueError("hunter2"), Stage.RESOLVE, Reason.INTERNAL_ERROR),
+        ):
+            self.store.answer = lambda error=error: fail(error)
+            application = await self.application()
+            bye = await self.line(application)
+            self.assertTrue(bye.startswith(b"* BYE [UNAVAILABLE] "), bye)
+            await self.over(application)
+            refused = self.logged("session.refused")
+            self.assertEqual((refused["stage"], refused["reason"]), (stage, reason))
+            self.assertNotIn("hunter2", str(refused))
+            self.events.clear()
+        self.flushLoggedErrors(ValueError)
+
+    async def test_deadline(self) -> None:
+        """Thirty seconds after the accept there is a greeting or a BYE, whatever is waited for."""
+        never: Deferred[Resolution] = Deferred()
+        self.store.answer = lambda: never
+        application = await self.application()
+        while not self.factory.sessions:
+            await turn()
+        self.clock.advance(GREETING_SECONDS)
+        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
+        await self.over(application)
+        self.assertEqual(self.logged("session.refused")["reason"], Reason.TIMED_OUT)
+
+    async def test_deadline_of_a_silent_server(self) -> None:
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        self.clock.advance(GREETING_SECONDS)
+        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
+        await self.over(application)
+        await server.ended
+        refused = self.logged("session.refused")
+        self.assertEqual((refused["stage"], refused["reason"]), (Stage.GREETING, Reason.TIMED_OUT))
+
+    async def test_limit(self) -> None:
+        """One connection more than allowed is told so, and the others do not notice."""
+        never: Deferred[Resolution] = Deferred()
+        self.store.answer = lambda: never
+        applications = [await self.application() for _ in range(5)]
+        while len(self.factory.sessions) < 5:
+            await turn()
+        sixth = await self.application()
+        self.assertTrue((await self.line(sixth)).startswith(b"* BYE [LIMIT] "))
+        await sixth.fin
+        sixth.transport.loseConnection()
+        self.assertEqual(len(self.factory.sessions), 5)
+        for application in applications:
+            application.transport.loseConnection()
+            await application.ended
+        while self.factory.sessions:
+            await turn()
+
+    async def test_without_login(self) -> None:
+        """With `auth: false` the server's own greeting is the first the application hears."""
+        self.resolution = evolve(
+            self.resolution, credential=NoCredential(), destination=evolve(self.resolution.destination, login=NoCredential())
+        )
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        server.transport.write(b"* OK hello there\r\n* more")
+        application.transport.write(b"1 LOGIN me mine\r\n")
+        self.assertEqual(await self.line(application), b"* OK hello there\r\n")
+        self.assertEqual(await server.hears(17), b"1 LOGIN me mine\r\n")
+        server.transport.write(b"!\r\n")
+        self.assertEqual(await self.line(application), b"* more!\r\n")
+        server.transport.loseConnection()
+        await self.over(application)
+
+    async def test_server_leaves_during_the_dialogue(self) -> None:
+        """Its BYE is passed on, and the session ends with it."""
+        application, server = await self.session()
+        server.transport.write(b"* BYE shutting down\r\n")
+        server.transport.loseConnection()
+        self.assertEqual(await self.line(application), b"* BYE shutting down\r\n")
+        await self.over(application)
+
+    async def test_application_leaves_during_the_dialogue(self) -> None:
+        application, server = await self.session()
+        application.transport.abortConnection()
+        await server.ended
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_revoked(self) -> None:
+        """Offboarding ends sessions at once, wherever they stand."""
+        relayed, relayed_server = await self.session()
+        relayed.transport.write(b"1 IDLE\r\n")
+        await relayed_server.hears(8)
+        talking, talking_server = await self.session()
+        never: Deferred[Resolution] = Deferred()
+        self.store.answer = lambda: never
+        waiting = await self.application()
+        while len(self.factory.sessions) < 3:
+            await turn()
+        self.factory.revoke("the resource is gone")
+        self.assertTrue((await self.line(waiting)).startswith(b"* BYE "))
+        for application in (relayed, talking, waiting):
+            await application.fin
+            application.transport.loseConnection()
+        for server in (relayed_server, talking_server):
+            await server.ended
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(relayed.heard, b"")
+
+    async def test_first_login_alone(self) -> None:
+        """Five applications at once make one login first; a wrong password is tried once."""
+        coming = Deferred.fromCoroutine(self.server())
+        applications = [await self.application() for _ in range(5)]
+        server = await coming
+        while len(self.factory.sessions) < 5:
+            await turn()
+        await self.log_in(server, b"NO [AUTHENTICATIONFAILED] no")
+        for application in applications:
+            self.assertTrue((await self.line(application)).startswith(b"* BYE [AUTHENTICATIONFAILED]"))
+            await application.fin
+            application.transport.loseConnection()
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(len(self.servers), 1)
+
+    async def test_flood_before_the_greeting(self) -> None:
+        """What an application sends before the greeting is bounded: the rest waits in its own socket."""
+        never: Deferred[Resolution] = Deferred()
+        self.store.answer = lambda: never
+        application = await self.application()
+        application.transport.write(b"1 NOOP\r\n" * 4_000_000)
+        for _ in range(50):
+            await turn()
+        self.assertTrue(application.transport.undelivered)
+        (session,) = self.factory.sessions
+        self.assertLess(session._server.held, 200_000)
+        application.transport.abortConnection()
+        self.clock.advance(GREETING_SECONDS)
+        while self.factory.sessions:
+            await turn()
+
+
+def resolution(port: int, credential: Password | NoCredential) -> Resolution:
+    destination = Destination("example-dest-imap", Route("imap4", "127.0.0.1", port), "user", credential)
+    return Resolution(destination, credential)
+
+
+async def turn() -> None:
+    """Let the reactor look at its sockets once."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(0, waiting.callback, None)
+    await waiting
