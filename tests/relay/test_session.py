@@ -7,11 +7,10 @@ from ipaddress import ip_network
 from attrs import define, evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -38,6 +37,7 @@ from tproxy.model import (
 from tproxy.net.endpoints import Connector, Listening
 from tproxy.net.guard import Guard
 from tproxy.net.resolver import Resolver
+from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore
 from tproxy.protocols.imap4 import imap4, imap4s
 from tproxy.relay.attempts import Attempts
@@ -71,7 +71,7 @@ class OneDestination:
 class SessionTests(TestCase):
     """An application and a scripted mail server, both real sockets, with tproxy's session between."""
 
-    timeout = 20
+    timeout = 5
 
     async def setUp(self) -> None:
         self.clock = Clock()
@@ -82,9 +82,7 @@ class SessionTests(TestCase):
         self.resolution = resolution(listening.getHost().port, Password("user", Secret("pass")))
         self.store = OneDestination(lambda: succeed(self.resolution))
         verifyObject(IDestinationStore, self.store)
-        connector = Connector(
-            reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None)
-        )
+        connector = Connector(reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
         plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
         self.services = Services(
             self.clock, self.store, connector, plugins, Attempts(self.clock), 5, frozenset(["127.0.0.1"])
@@ -117,8 +115,6 @@ class SessionTests(TestCase):
     async def application(self) -> HalfClosing:
         sock = socket.create_connection(("127.0.0.1", self.port))
         sock.setblocking(False)
-        from tproxy.net.transport import Transport
-
         application = HalfClosing()
         Transport(reactor, sock).begin(application)
         return application
@@ -180,7 +176,7 @@ class SessionTests(TestCase):
         self.assertEqual(
             (ended["listener"], ended["destination"], ended["tenant"]), ("shop/mail-acme", REQUEST.name, "acme")
         )
-        self.assertEqual(ended["received"], 14 + 20 + 27)
+        self.assertEqual(ended["received"], 14 + 19 + 27)
         self.assertGreater(ended["sent"], 11)
 
     async def test_pipelined_before_the_greeting(self) -> None:
@@ -315,8 +311,7 @@ class SessionTests(TestCase):
 
     async def test_deadline(self) -> None:
         """Thirty seconds after the accept there is a greeting or a BYE, whatever is waited for."""
-        never: Deferred[Resolution] = Deferred()
-        self.store.answer = lambda: never
+        self.store.answer = Deferred
         application = await self.application()
         while not self.factory.sessions:
             await turn()
@@ -338,8 +333,7 @@ class SessionTests(TestCase):
 
     async def test_limit(self) -> None:
         """One connection more than allowed is told so, and the others do not notice."""
-        never: Deferred[Resolution] = Deferred()
-        self.store.answer = lambda: never
+        self.store.answer = Deferred
         applications = [await self.application() for _ in range(5)]
         while len(self.factory.sessions) < 5:
             await turn()
@@ -357,14 +351,16 @@ class SessionTests(TestCase):
     async def test_without_login(self) -> None:
         """With `auth: false` the server's own greeting is the first the application hears."""
         self.resolution = evolve(
-            self.resolution, credential=NoCredential(), destination=evolve(self.resolution.destination, login=NoCredential())
+            self.resolution,
+            credential=NoCredential(),
+            destination=evolve(self.resolution.destination, login=NoCredential()),
         )
         coming = Deferred.fromCoroutine(self.server())
         application = await self.application()
         server = await coming
-        server.transport.write(b"* OK hello there\r\n* more")
+        server.transport.write(b"* OK [CAPABILITY IMAP4rev1] hello\r\n* more")
         application.transport.write(b"1 LOGIN me mine\r\n")
-        self.assertEqual(await self.line(application), b"* OK hello there\r\n")
+        self.assertEqual(await self.line(application), b"* OK [CAPABILITY IMAP4rev1] hello\r\n")
         self.assertEqual(await server.hears(17), b"1 LOGIN me mine\r\n")
         server.transport.write(b"!\r\n")
         self.assertEqual(await self.line(application), b"* more!\r\n")
@@ -393,8 +389,7 @@ class SessionTests(TestCase):
         relayed.transport.write(b"1 IDLE\r\n")
         await relayed_server.hears(8)
         talking, talking_server = await self.session()
-        never: Deferred[Resolution] = Deferred()
-        self.store.answer = lambda: never
+        self.store.answer = Deferred
         waiting = await self.application()
         while len(self.factory.sessions) < 3:
             await turn()
@@ -428,8 +423,7 @@ class SessionTests(TestCase):
 
     async def test_flood_before_the_greeting(self) -> None:
         """What an application sends before the greeting is bounded: the rest waits in its own socket."""
-        never: Deferred[Resolution] = Deferred()
-        self.store.answer = lambda: never
+        self.store.answer = Deferred
         application = await self.application()
         application.transport.write(b"1 NOOP\r\n" * 4_000_000)
         for _ in range(50):

@@ -96,12 +96,15 @@ class _Race:
         self._start()
 
     def _start(self) -> None:
-        dialling = _Dialling(self._reactor, self._left.pop(0), self._port)
+        try:
+            dialling = _Dialling(self._reactor, self._left.pop(0), self._port).done
+        except OSError:  # no sockets of this family, or none at all
+            dialling = fail()
         if self._left:
             self._next = self._reactor.callLater(STAGGER_SECONDS, self._start)
-        running = cast("Deferred[None]", dialling.done)
+        running = cast("Deferred[None]", dialling)
         self._running.append(running)
-        dialling.done.addCallbacks(self._won, self._failed, errbackArgs=(running,))
+        dialling.addCallbacks(self._won, self._failed, errbackArgs=(running,))
 
     def _won(self, sock: socket.socket) -> None:
         self._stop()

@@ -353,7 +353,7 @@ class Session:
 
     def _close(self) -> None:
         if self._client is not None:
-            self._client.heard, self._client.gone = lambda data: None, lambda: None
+            self._client.ignore()
             self._upstream.loseConnection()
         self.downstream.transport.loseConnection()
 
@@ -369,7 +369,7 @@ class Session:
     def _over(self) -> None:
         self._stop_walking()
         if self._pipe is None and self._client is not None:
-            self._client.heard, self._client.gone = lambda data: None, lambda: None
+            self._client.ignore()
             self._upstream.loseConnection()
         if self._client is not None:
             log.info(

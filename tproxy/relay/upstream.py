@@ -27,7 +27,7 @@ class ClientHalf(Protocol):
 
     def __init__(self, machine: Machine, start_tls: Callable[[Transport], Deferred[None]]) -> None:
         self.dialogue = Dialogue(machine)
-        self.outcome: Deferred[Outcome] = Deferred(lambda _: self.transport.abortConnection())
+        self.outcome: Deferred[Outcome] = Deferred(lambda _: self.abandon())
         self.heard: Callable[[bytes], None] = self._converse
         self.gone: Callable[[], None] = self._ended
         self._start_tls = start_tls
@@ -41,6 +41,16 @@ class ClientHalf(Protocol):
     def expire(self) -> None:
         """The time for the login is up."""
         self._run(self.dialogue.tell(Expired()))
+
+    def abandon(self) -> None:
+        """Nobody wants the connection any more."""
+        self.ignore()
+        self.transport.abortConnection()
+
+    def ignore(self) -> None:
+        """Nothing that the mail server says or does matters any more."""
+        self.heard = lambda data: None
+        self.gone = lambda: None
 
     def _ended(self) -> None:
         self._run(self.dialogue.tell(Ended()))
