@@ -10,7 +10,7 @@ INSTALLED := $(shell find tproxy twisted examples -type f ! -name '*.pyc' ! -nam
 UNITS := $(filter-out tests.__init__ tests.__pycache__ tests.integration,$(subst /,.,$(basename $(wildcard tests/*))))
 
 # What decides is tested in every branch; the shell around it as far as it goes.
-DECISIONS := tproxy/model.py,tproxy/session.py,tproxy/interfaces.py,tproxy/config.py,tproxy/lines.py,tproxy/sasl.py,tproxy/document.py,tproxy/protocols/*,tproxy/operator/manifests.py,tproxy/operator/plan.py
+DECISIONS := tproxy/model.py,tproxy/session.py,tproxy/interfaces.py,tproxy/names.py,tproxy/places.py,tproxy/config.py,tproxy/lines.py,tproxy/sasl.py,tproxy/document.py,tproxy/properties.py,tproxy/protocols/*,tproxy/operator/manifests.py,tproxy/operator/plan.py
 
 .PHONY: help
 help:  ## say what there is

@@ -49,7 +49,7 @@ def host(text: str) -> str:
         except idna.IDNAError:
             raise ValueError("is no DNS name") from None
     name = name.lower()
-    if len(name) > _LONGEST_NAME or not _DNS_NAME.fullmatch(name) or _NUMBER.fullmatch(name.rpartition(".")[2]):
+    if not _DNS_NAME.fullmatch(name) or _NUMBER.fullmatch(name.rpartition(".")[2]):
         raise ValueError("is neither a DNS name nor an IP address")
     return name
 

@@ -79,22 +79,21 @@ class Place:
 
 def compose(text: str, file: Path) -> Place:
     """The whole of a YAML file of one document; nothing is constructed from its tags."""
-    loader = yaml.SafeLoader("")
     try:
         loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{file}:{line}: is no YAML: a character that is not allowed in it") from None
+        raise ConfigError(f"{file}:{line}: is no YAML: it holds a character that YAML does not allow") from None
+    try:
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{file}:{line}: is no YAML: {error.problem or error.context}") from None
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{file}:{line}: is no YAML: {error.problem}") from None
     except RecursionError:
         raise ConfigError(f"{file}:{loader.line + 1}: is nested too deeply") from None
     except (ValueError, OverflowError):
         # PyYAML lets these out of escapes and directives whose numbers are out of range.
-        raise ConfigError(f"{file}:{loader.line + 1}: is no YAML: a number out of range") from None
+        raise ConfigError(f"{file}:{loader.line + 1}: is no YAML: a number is out of range") from None
     return Place(file, 1, "", node or yaml.ScalarNode(f"{_TAG}null", ""))
 
 

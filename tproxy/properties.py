@@ -134,10 +134,9 @@ class Properties:
     def misspelt(self, protocol: str) -> Iterator[str]:
         """A warning for each property that is not known but nearly is, while the one that it resembles is not there."""
         known = [*GENERAL, *ADDITIONAL, *(f"mail.{protocol}.{part}" for part in ("host", "port", "auth"))]
-        absent = [name for name in known if not any(spelling in self.values for spelling in _spellings(name))]
         for name in self._unknown():
-            near = names.nearest(name.removeprefix("mail."), absent) or names.nearest(name, absent)
-            if near:
+            near = names.nearest(name, known) or names.nearest(name.removeprefix("mail."), known)
+            if near and not any(spelling in self.values for spelling in _spellings(near)):
                 yield f"{names.quoted(name)} is not known and not used; is it meant to be {near}?"
 
     def _near(self, missing: str) -> str:
