@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.defer import Deferred
 
     from tproxy.model import Credential, Destination, DestinationRequest, Resolution
+    from tproxy.operator.plan import Claim, Release, SetStatus, Snapshot
     from tproxy.session import Greeting, Login, Machine
 
 
@@ -53,19 +56,19 @@ class IDestinationStore(Interface):
 
 
 class ICluster(Interface):
-    """Where Destination resources come from and where the answer about them goes."""
+    """Where Destination resources come from and are told how they fare, and where stands whose each port is."""
 
-    def observe():
-        """What is there now.
+    def observe() -> Snapshot | None:
+        """What is there now, with what was claimed; None while nothing is known yet.
 
-        @return: a L{tproxy.operator.plan.Observed}
+        An error or a missing answer is never an empty snapshot.
         """
 
-    def watch(changed):
+    def watch(changed: Callable[[], None]) -> None:
         """Call `changed()` after each change, until the cluster is stopped."""
 
-    def perform(action):
-        """Carry one action of a plan out.
+    def perform(action: Claim | Release | SetStatus) -> Deferred[None]:
+        """Carry out an action of a plan; fires when it is written.
 
-        @return: a Deferred that fires when it is done
+        Fails with `RefusedError`, whose reason is `PORT_NOT_AVAILABLE` where a claim may do with another port.
         """

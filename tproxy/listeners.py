@@ -1,0 +1,120 @@
+"""Open ports: each bound to one destination and one tenant, from its opening to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol, cast
+
+from attrs import define, evolve
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+
+from tproxy.model import Binding, ListenerKey, RefusedError
+from tproxy.operator.plan import Listening, unbindable
+
+
+class Sessions(Protocol):
+    """What serves a listener's connections and knows them. A new `binding` concerns new connections only."""
+
+    binding: Binding
+
+    def revoke(self, reason: str) -> None:
+        """End every session at once."""
+
+
+@define
+class _Port:
+    listening: Listening
+    sessions: Sessions
+    port: IListeningPort
+
+
+class Listeners:
+    """The ports that are open, and whose they are.
+
+    @param endpoint: makes what listens on an address and a port
+    @param factory: makes the L{IProtocolFactory} that serves a binding
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, endpoint: Callable[[str, int], IStreamServerEndpoint], factory: Callable[[Binding], Sessions]
+    ) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self._open: dict[ListenerKey, _Port] = {}
+
+    @property
+    def listening(self) -> Mapping[ListenerKey, Listening]:
+        """What is open now."""
+        return {key: there.listening for key, there in self._open.items()}
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The numbers of the open ports."""
+        return frozenset(there.listening.port for there in self._open.values())
+
+    @inlineCallbacks
+    def open(self, binding: Binding, address: str, port: int) -> Generator[Deferred[Any], Any, None]:
+        """Open a port for a key; where it has one already, move there: the sessions live on.
+
+        @raise RefusedError: the port cannot be bound; another may do where the reason is `PORT_NOT_AVAILABLE`
+        """
+        before = self._open.get(binding.key)
+        sessions = before.sessions if before else self._factory(binding)
+        try:
+            opened = yield self._endpoint(address, port).listen(cast("IProtocolFactory", sessions))
+        except CannotListenError as error:
+            raise RefusedError(unbindable(address, port, error.socketError.errno)) from None
+        except OSError as error:
+            raise RefusedError(unbindable(address, port, error.errno)) from None
+        sessions.binding = binding
+        self._open[binding.key] = _Port(Listening(binding, port), sessions, opened)
+        self.log.info(
+            "{listener} answers at {address}:{port}",
+            event="listener.opened",
+            address=address,
+            port=port,
+            **_who(binding),
+        )
+        if before:
+            yield maybeDeferred(before.port.stopListening)
+
+    def rebind(self, binding: Binding) -> None:
+        """Serve the new connections of an open port by another binding of its key."""
+        there = self._open[binding.key]
+        there.sessions.binding = binding
+        there.listening = evolve(there.listening, binding=binding)
+        self.log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
+
+    @inlineCallbacks
+    def close(self, key: ListenerKey, reason: str) -> Generator[Deferred[Any], Any, None]:
+        """Close the port, if one is open, and end its sessions at once."""
+        there = self._open.pop(key, None)
+        if there is None:
+            return
+        self.log.info(
+            "{listener} is closed: {message}",
+            event="listener.closed",
+            port=there.listening.port,
+            message=reason,
+            **_who(there.listening.binding),
+        )
+        stopped = maybeDeferred(there.port.stopListening)
+        there.sessions.revoke(reason)
+        yield stopped
+
+    def close_all(self, reason: str = "tproxy is going down") -> Deferred[Any]:
+        """Close everything."""
+        return gatherResults([self.close(key, reason) for key in list(self._open)], consumeErrors=True)
+
+
+def _who(binding: Binding) -> dict[str, str]:
+    return {
+        "listener": str(binding.key),
+        "destination": binding.request.name,
+        "tenant": binding.key.tenant,
+    }
