@@ -1,0 +1,191 @@
+"""The service under its two runners."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from io import StringIO
+from pathlib import Path
+
+from twisted.application.service import Application, IService, Service
+from twisted.application.twist._options import TwistOptions
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.filepath import FilePath
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tproxy.ops.logs import LineObserver
+from tproxy.tap import SIGNALS, Options, Proxy, observer, raise_descriptor_limit, stop_on_signals
+
+
+def twistd(*arguments: str) -> ServerOptions:
+    """The options of `twistd`, as they are when a service is made."""
+    options = ServerOptions()
+    options.parseOptions([*arguments, "tproxy", "--config", "F"])
+    return options
+
+
+def twist(*arguments: str) -> TwistOptions:
+    """The options of `twist`, as they are when a service is made."""
+    options = TwistOptions()
+    options.parseOptions([*arguments, "tproxy", "--config", "F"])
+    return options
+
+
+class CommandLine(SynchronousTestCase):
+    """`tproxy` behind the runners' own options."""
+
+    def test_config(self) -> None:
+        """The configuration is named with --config, or -c."""
+        for spelling in ("--config", "-c"):
+            options = Options()
+            options.parseOptions([spelling, "F"])
+            self.assertEqual(options["config"], "F")
+
+    def test_plug_in(self) -> None:
+        """Both runners know the sub-command."""
+        self.assertEqual(twistd().subCommand, "tproxy")
+        self.assertEqual(twist().subCommand, "tproxy")
+
+
+class WhereTheLogGoes(SynchronousTestCase):
+    """Under either runner each event passes our observer, where only allow-listed fields pass."""
+
+    def test_twistd(self) -> None:
+        """In the foreground the log goes to standard output, as text only on a terminal."""
+        made = observer(twistd("-n"), "warn")
+        assert made is not None
+        self.assertEqual((made.level, made.text), ("warn", made.stream.isatty()))
+
+    def test_twistd_file(self) -> None:
+        """--logfile keeps its meaning, and its lines are ours."""
+        path = self.mktemp()
+        made = observer(twistd("-n", "--logfile", path), "info")
+        assert made is not None
+        self.addCleanup(made.stream.close)
+        Logger(namespace="tproxy", observer=made).info("Hello é", event="x", secret="canary")
+        (line,) = FilePath(path).getContent().decode().splitlines()
+        self.assertEqual(json.loads(line)["text"], "Hello é")
+        self.assertNotIn("canary", line)
+
+    def test_twistd_daemon(self) -> None:
+        """In the background it goes to twistd.log, as with every twistd."""
+        self.addCleanup(os.chdir, Path.cwd())
+        path = FilePath(self.mktemp())
+        path.makedirs()
+        os.chdir(path.path)
+        made = observer(twistd(), "info")
+        assert made is not None
+        made.stream.close()
+        self.assertEqual(path.listdir(), ["twistd.log"])
+
+    def test_twistd_own_observer(self) -> None:
+        """Who names an observer of his own has decided."""
+        self.assertIsNone(observer(twistd("--logger", "twisted.logger.jsonFileLogObserver"), "info"))
+
+    def test_twistd_syslog(self) -> None:
+        """What we would not do is said, not left undone in silence."""
+        self.assertIn("--syslog", str(self.assertRaises(SystemExit, observer, twistd("--syslog"), "info")))
+
+    def test_twist(self) -> None:
+        """The observer that twist is about to make is ours, in the format and at the level asked for."""
+        for format, text in (("json", False), ("text", True)):
+            options = twist("--log-format", format)
+            self.assertIsNone(observer(options, "debug"))
+            stream = StringIO()
+            self.assertEqual(options["fileLogObserverFactory"](stream), LineObserver(stream, "debug", text))
+            self.assertEqual(options["logLevel"], LogLevel.debug)
+
+
+class Life(SynchronousTestCase):
+    """The service begins once the reactor runs, and ends in order."""
+
+    def setUp(self) -> None:
+        self.happened: list[str] = []
+        self.reactor = MemoryReactorClock()
+        for number in SIGNALS:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+
+    def proxy(self, *parts: Service) -> Proxy:
+        proxy = Proxy(self.reactor, LineObserver(StringIO()), lambda: self.happened.append("begin"))
+        for part in parts:
+            part.setServiceParent(proxy)
+        return proxy
+
+    def part(self, name: str, stopped: Deferred[None] | None = None) -> Service:
+        part = Service()
+        part.startService = lambda: self.happened.append(f"start {name}")
+        part.stopService = lambda: self.happened.append(f"stop {name}") or stopped
+        return part
+
+    def test_observer_of_the_application(self) -> None:
+        """twistd finds the observer in the application that it made for the service."""
+        application = Application("tproxy")
+        proxy = self.proxy()
+        proxy.setServiceParent(application)
+        self.assertEqual(application.getComponent(ILogObserver), LineObserver(proxy._observer.stream))
+        self.assertIn(proxy, list(IService(application)))
+
+    def test_starts_when_the_reactor_runs(self) -> None:
+        """Nothing happens before, so that our signal handlers come after the reactor's own; then all in order."""
+        proxy = self.proxy(self.part("a"), self.part("b"))
+        proxy.startService()
+        self.assertEqual(self.happened, [])
+        self.reactor.run()
+        self.assertEqual(self.happened, ["begin", "start a", "start b"])
+
+    def test_stops_in_reverse(self) -> None:
+        """A part is stopped when those that were started after it have stopped."""
+        stopped: Deferred[None] = Deferred()
+        proxy = self.proxy(self.part("a"), self.part("b", stopped))
+        proxy.startService()
+        self.reactor.run()
+        done = proxy.stopService()
+        self.assertEqual(self.happened[3:], ["stop b"])
+        self.assertNoResult(done)
+        stopped.callback(None)
+        self.successResultOf(done)
+        self.assertEqual(self.happened[3:], ["stop b", "stop a"])
+
+    def test_never_started(self) -> None:
+        """A reactor that never ran leaves nothing to stop."""
+        proxy = self.proxy(self.part("a"))
+        proxy.startService()
+        self.successResultOf(proxy.stopService())
+        self.assertEqual(self.happened, [])
+
+
+class Signals(TestCase):
+    """SIGTERM and SIGINT end the process well."""
+
+    def test_first_and_second(self) -> None:
+        """The first of either stops; the second ends at once, and all is well."""
+        for first in SIGNALS:
+            for second in SIGNALS:
+                happened: list[object] = []
+                kept = [(number, signal.getsignal(number)) for number in SIGNALS]
+                try:
+                    stop_on_signals(lambda: happened.append("stop"), happened.append)  # noqa: B023
+                    os.kill(os.getpid(), first)
+                    self.assertEqual(happened, ["stop"])
+                    os.kill(os.getpid(), second)
+                    self.assertEqual(happened, ["stop", 0])
+                finally:
+                    for number, handler in kept:
+                        signal.signal(number, handler)
+
+
+class Descriptors(SynchronousTestCase):
+    """Each session takes two sockets, and systems begin with few."""
+
+    def test_raised(self) -> None:
+        """As many as the system lets us have, never fewer than before."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        raise_descriptor_limit()
+        self.assertGreater(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 256)

@@ -1,0 +1,203 @@
+"""The console script `tproxy`: check a destination, list the listeners, run the demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from attrs import asdict
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
+
+from tproxy.assembly import assemble, configured, release
+from tproxy.cluster.folder import Folder
+from tproxy.cluster.state import read_state
+from tproxy.config import Config, ConfigError
+from tproxy.model import RefusedError, Tenant
+from tproxy.operator.manifests import ListenerStatus, Rejected, Resource, parse
+from tproxy.ops.check import Checker, Step, find
+from tproxy.ops.logs import LineObserver, escaped
+
+WIDTH = 80
+NAME_COLUMN = 10
+TIME_COLUMN = 14
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="tproxy",
+        description="A transparent proxy for mail systems: plain TCP ports that are logged-in mail sessions. "
+        "The proxy itself runs under Twisted: twistd -n --pidfile= tproxy --config FILE",
+    )
+    top.add_argument("--version", action="version", version=f"tproxy {release()}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    check = commands.add_parser(
+        "check",
+        help="log in to one destination and say how each step went",
+        description="Walks to a destination's mail server as the proxy would: resolve, DNS, connect, TLS, greeting, "
+        "login, one harmless command. Prints each step with its time, and for a failure the likely cause and what "
+        "to change. Exit status 0 if all is well, 1 if not.",
+    )
+    check.add_argument("name", metavar="NAME", help="a Destination resource, or a destination of the default instance")
+    check.add_argument("--namespace", metavar="NS", help="where the resource is, if its name is in several namespaces")
+    check.add_argument("--tenant", metavar="T", default="", help="the tenant's subdomain")
+    check.set_defaults(run=run_check)
+
+    ls = commands.add_parser(
+        "ls",
+        help="list the listeners",
+        description="Lists name, tenant, address and state of every listener, as the proxy has written them down. "
+        "Connects to nothing.",
+    )
+    ls.set_defaults(run=run_ls)
+
+    for command in (check, ls):
+        command.add_argument("--config", metavar="FILE", required=True, help="the configuration: one YAML file")
+        command.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+    commands.add_parser("demo", help="run a mail server and a proxy in front of it, to try")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says and exits: 0 all is well, 1 it is not, 2 the command line is wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["demo"]:
+        from tproxy.testing.demo import main as demo
+
+        sys.exit(demo(words[1:]))
+    options = parser().parse_args(words)
+    cast(Any, sys.stdout).reconfigure(errors="backslashreplace")
+    try:
+        options.run(options)
+    except ConfigError as error:
+        sys.exit(f"tproxy: {error}")
+
+
+# The commands
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """`tproxy check NAME`."""
+    config = configured(options.config)
+    globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, "error", text=True)], redirectStandardIO=False)
+    react(lambda reactor: Deferred.fromCoroutine(_check(reactor, config, options)))
+
+
+async def _check(reactor: Any, config: Config, options: argparse.Namespace) -> None:
+    parts = assemble(config, reactor)
+    checker = Checker(parts.clock, parts.store, parts.connector, parts.plugins, config.security.plaintext_hosts)
+    steps: list[Step] = []
+
+    def done(step: Step) -> None:
+        steps.append(step)
+        if not options.json:
+            print(*step_lines(step), sep="\n", flush=True)
+
+    try:
+        request = find(
+            resources(config), options.name, options.namespace, Tenant(options.tenant), config.default_instance
+        )
+    except RefusedError as error:
+        done(Step("find", 0.0, refusal=error.refusal))
+        good = False
+    else:
+        good = await checker.check(request, done)
+    if options.json:
+        print(json.dumps(as_object(options.name, options.tenant, good, steps), indent=2))
+    raise SystemExit(0 if good else 1)
+
+
+def resources(config: Config) -> Iterator[Resource | Rejected]:
+    """The Destination resources of the folder; what is no such resource is passed over."""
+    folder = Folder(config.local.directory)
+    folder.look()
+    for manifest in folder.manifests:
+        with suppress(RefusedError):
+            resource = parse(manifest.content, config)
+            if resource is not None:
+                yield resource
+
+
+def run_ls(options: argparse.Namespace) -> None:
+    """`tproxy ls`."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    listeners = read_state(configured(options.config).local.state)
+    if options.json:
+        print(json.dumps({"listeners": [{**asdict(each.key), **named(each)} for each in listeners]}, indent=2))
+    else:
+        print(*table(listeners), sep="\n")
+
+
+def named(listener: ListenerStatus) -> dict[str, object]:
+    """What is known of a listener, beside its key."""
+    return {name: value for name, value in asdict(listener, recurse=False).items() if name != "key"}
+
+
+# What is printed
+
+
+def step_lines(step: Step) -> Iterator[str]:
+    """A step of a check, for a reader: its name and time, then what was found or went wrong."""
+    said = list(step.found)
+    if step.refusal is not None:
+        said.append(f"FAILED: {step.refusal.message}")
+        if step.refusal.remedy:
+            said.append(f"What to do: {step.refusal.remedy}")
+    margin = NAME_COLUMN + TIME_COLUMN
+    wrapped = [line for each in said for line in textwrap.wrap(escaped(each), WIDTH - margin, subsequent_indent="  ")]
+    head = f"{step.name:<{NAME_COLUMN}}{step.seconds * 1000:>{TIME_COLUMN - 5}.1f} ms  "
+    for number, line in enumerate(wrapped or [""]):
+        yield ((" " * margin if number else head) + line).rstrip()
+
+
+def as_object(name: str, tenant: str, good: bool, steps: Sequence[Step]) -> dict[str, object]:
+    """A check for machines."""
+    return {
+        "name": name,
+        "tenant": tenant,
+        "ok": good,
+        "steps": [
+            {
+                "step": step.name,
+                "milliseconds": round(step.seconds * 1000, 3),
+                "found": list(step.found),
+                "failure": step.refusal
+                and {
+                    "stage": step.refusal.stage,
+                    "reason": step.refusal.reason,
+                    "message": step.refusal.message,
+                    "remedy": step.refusal.remedy,
+                },
+            }
+            for step in steps
+        ],
+    }
+
+
+def table(listeners: Sequence[ListenerStatus]) -> Iterator[str]:
+    """The listeners for a reader: a line each, and for those that are not available why."""
+    rows = [("NAME", "TENANT", "ADDRESS", "STATE")]
+    for each in listeners:
+        address = f"[{each.address}]" if ":" in each.address else each.address
+        rows.append(
+            (
+                str(each.key),
+                each.key.tenant or "-",
+                f"{address}:{each.port}" if each.port else "-",
+                "available" if each.available else each.reason,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row, message in zip(rows, ["", *(each.message for each in listeners)], strict=True):
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        yield from textwrap.wrap(escaped(message), WIDTH, initial_indent="    ", subsequent_indent="    ")

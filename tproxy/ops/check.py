@@ -1,0 +1,319 @@
+"""One walk to a destination's mail server, a step at a time, over the very parts that sessions use."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from socket import socket
+from typing import cast
+
+from attrs import frozen
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from tproxy.interfaces import IDestinationStore, IProtocolPlugin
+from tproxy.lines import Dialogue
+from tproxy.model import (
+    Bearer,
+    ClientCredentials,
+    Credential,
+    DestinationRequest,
+    NoCredential,
+    Password,
+    Reason,
+    Refusal,
+    RefusedError,
+    Route,
+    Stage,
+    Tenant,
+    Trust,
+)
+from tproxy.net.endpoints import Connector
+from tproxy.net.trust import ClientTLS, Peer, TrustStore
+from tproxy.operator.manifests import Rejected, Resource
+from tproxy.ops.logs import escaped
+from tproxy.relay.upstream import ClientHalf
+from tproxy.session import (
+    Effect,
+    Ended,
+    Event,
+    Expired,
+    LoggedIn,
+    Login,
+    Machine,
+    Refuse,
+    Send,
+    State,
+    Verified,
+)
+
+LOGIN_SECONDS = 30.0
+PROBE_SECONDS = 10.0
+
+
+@frozen
+class Step:
+    """A step of the walk: how long it took, what was found, and why it was the last one.
+
+    `name` is one of resolve, token, dns, connect, tls, greeting, login, session.
+    """
+
+    name: str
+    seconds: float
+    found: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+
+
+class Walk:
+    """Follows the walk: `reach` ends the step under way and begins the next.
+
+    @param done: called with each step that is over
+    """
+
+    def __init__(self, clock: IReactorTime, done: Callable[[Step], None]) -> None:
+        self._clock = clock
+        self._done = done
+        self._name = "resolve"
+        self._since = clock.seconds()
+        self._found: list[str] = []
+
+    def find(self, *found: str) -> None:
+        """Something is known now that belongs to the step under way."""
+        self._found += found
+
+    def reach(self, name: str) -> None:
+        """The walk is at `name` now; nothing happens where it was there already."""
+        if name != self._name:
+            self._finish(None)
+            self._name = str(name)
+
+    def end(self, refusal: Refusal | None = None) -> None:
+        """The walk is over."""
+        self._finish(refusal)
+
+    def _finish(self, refusal: Refusal | None) -> None:
+        now = self._clock.seconds()
+        self._done(Step(self._name, now - self._since, tuple(self._found), refusal))
+        self._since, self._found = now, []
+
+
+@frozen
+class _WitnessedTLS:
+    """TLS of one connection that tells the walk what the mail server showed."""
+
+    tls: ClientTLS
+    walk: Walk
+
+    def connection(self, sock: socket) -> SSL.Connection:
+        self.walk.reach("tls")
+        return self.tls.connection(sock)
+
+    def verify(self, connection: SSL.Connection) -> None:
+        self.walk.find(*described(self.tls.peer(connection)))
+        self.tls.verify(connection)
+
+    def refusal(self, connection: SSL.Connection, error: Exception) -> Refusal:
+        return self.tls.refusal(connection, error)
+
+
+@frozen
+class _WitnessedTrust:
+    """The installation's trust, with a witness for every connection."""
+
+    trust: TrustStore
+    walk: Walk
+
+    def client(self, trust: Trust, host: str) -> _WitnessedTLS:
+        return _WitnessedTLS(self.trust.client(trust, host), self.walk)
+
+
+def described(peer: Peer) -> tuple[str, ...]:
+    """What a mail server showed of itself, for a reader."""
+    names = ", ".join(escaped(name) for name in peer.names) or "no name"
+    return (f"{peer.version}, {peer.cipher}", f"certificate of {names}", f"valid until {peer.not_after:%Y-%m-%d}")
+
+
+def way_in(login: Password | NoCredential | ClientCredentials | Bearer) -> str:
+    """How the destination says to log in, for a reader."""
+    match login:
+        case Password(user):
+            return f"as {escaped(user)} with a password"
+        case Bearer(user):
+            return f"as {escaped(user)} with a token"
+        case NoCredential():
+            return "without a login"
+        case ClientCredentials(url):
+            return f"with a token from {escaped(url)}"
+
+
+def find(
+    resources: Iterable[Resource | Rejected], name: str, namespace: str | None, tenant: Tenant, instance: str
+) -> DestinationRequest:
+    """What `name` stands for: a Destination resource, or else a destination of the default instance.
+
+    @param namespace: where to look for the resource; None for everywhere
+    @param instance: the default instance, empty if there is none
+    @raise RefusedError: it stands for nothing, for several things, or for something that is wrong
+    """
+    named: dict[str, Resource | Rejected] = {}
+    for each in resources:
+        if each.name == name and namespace in (None, each.namespace):
+            named.setdefault(each.namespace, each)
+    match list(named.values()):
+        case [Resource(bindings=bindings, refused=refused)]:
+            for binding in bindings:
+                if binding.key.tenant == tenant:
+                    return binding.request
+            for refused_tenant, refusal in refused:
+                if refused_tenant == tenant:
+                    raise RefusedError(refusal)
+            tenants = ", ".join(sorted(binding.key.tenant for binding in bindings if binding.key.tenant))
+            said = f"the tenant {tenant}" if tenant else "the provider, only tenants"
+            remedy = f"say --tenant with one of: {tenants}" if tenants else "leave --tenant out"
+            raise _nothing(f"The resource {name} does not name {said}", remedy)
+        case [Rejected(refusal=refusal)]:
+            raise RefusedError(refusal)
+        case []:
+            if namespace is not None:
+                raise _nothing(f"There is no Destination {name} in the namespace {namespace}", "correct one of the two")
+            if not instance:
+                raise _nothing(
+                    f"There is no Destination resource {name}",
+                    "correct the name, or configure a default instance to check a destination that has no resource",
+                )
+            return DestinationRequest(instance, name, tenant)
+        case _:
+            message = f"There is a Destination {name} in several namespaces"
+            raise _nothing(message, f"say --namespace with one of: {', '.join(sorted(named))}")
+
+
+def _nothing(message: str, remedy: str) -> RefusedError:
+    return RefusedError(Refusal(Stage.RESOLVE, Reason.RESOURCE_INVALID, message, remedy))
+
+
+@frozen
+class Checker:
+    """Walks to mail servers.
+
+    `plaintext_hosts` may be sent credentials without TLS.
+    """
+
+    clock: IReactorTime
+    store: IDestinationStore
+    connector: Connector
+    plugins: Mapping[str, IProtocolPlugin]
+    plaintext_hosts: frozenset[str] = frozenset()
+
+    async def check(self, request: DestinationRequest, done: Callable[[Step], None]) -> bool:
+        """Walk from the destination to a session that answers; `done` is told each step. Was it good?"""
+        walk = Walk(self.clock, done)
+        try:
+            client = await self._walk(request, walk)
+        except RefusedError as error:
+            if error.refusal.stage is Stage.TLS:
+                walk.reach("tls")
+            walk.end(error.refusal)
+            return False
+        walk.end()
+        await close(client)
+        return True
+
+    async def _walk(self, request: DestinationRequest, walk: Walk) -> ClientHalf:
+        destination = await self.store.describe(request)
+        route = destination.route
+        walk.find(f"{route.protocol} {route.host} port {route.port}", way_in(destination.login))
+        walk.find(*(escaped(f"warning: {warning}") for warning in destination.warnings))
+        if isinstance(destination.login, ClientCredentials):
+            walk.reach("token")
+        credential: Credential = (await self.store.resolve(request)).credential
+        walk.reach("dns")
+        walk.find(", ".join(await self.connector.resolver.resolve(route.host, route.port)))
+        walk.reach("connect")
+        return await self._converse(route, credential, walk)
+
+    async def _converse(self, route: Route, credential: Credential, walk: Walk) -> ClientHalf:
+        plugin = self.plugins[route.protocol]
+        trust = cast(TrustStore, _WitnessedTrust(self.connector.trust, walk))
+        connector = Connector(self.connector.reactor, self.connector.resolver, trust)
+        login = Login(
+            credential=credential,
+            host=route.host,
+            port=route.port,
+            encrypted=plugin.encrypted,
+            plaintext_allowed=route.host in self.plaintext_hosts,
+            tag=secrets.token_hex(4),
+            nonce=secrets.token_urlsafe(18),
+        )
+        client = ClientHalf(
+            watched(plugin.log_in(login), lambda state: walk.reach(state.stage)),
+            lambda transport: connector.start_tls(transport, route.trust, route.host),
+        )
+        endpoint = connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
+        await endpoint.connect(Factory.forProtocol(lambda: client))
+        walk.reach(client.dialogue.state.stage)
+        deadline = self.clock.callLater(LOGIN_SECONDS, client.expire)
+        try:
+            outcome = await client.outcome
+            if isinstance(outcome, LoggedIn):
+                walk.find(way_in(credential), f"{len(outcome.capabilities)} capabilities")
+                walk.reach("session")
+                await probe(self.clock, client, plugin.probe(login, outcome.capabilities), outcome)
+                walk.find("answers commands")
+            else:
+                walk.find("nobody logs in: from here on all is relayed")
+        except BaseException:
+            client.transport.abortConnection()
+            raise
+        finally:
+            if deadline.active():
+                deadline.cancel()
+        return client
+
+
+async def close(client: ClientHalf) -> None:
+    """Ends a connection that is well."""
+    closed: Deferred[None] = Deferred()
+    client.heard, client.gone = lambda data: None, lambda: closed.callback(None)
+    client.transport.loseConnection()
+    await closed
+
+
+def watched(machine: Machine, saw: Callable[[State], None]) -> Machine:
+    """The same machine, whose states are shown."""
+
+    def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
+        after, effects = machine.step(state, event)
+        saw(after)
+        return after, effects
+
+    return Machine(machine.state, step)
+
+
+async def probe(clock: IReactorTime, client: ClientHalf, machine: Machine, outcome: LoggedIn) -> None:
+    """Sends one command over a connection that is logged in; raises RefusedError."""
+    dialogue = Dialogue(machine)
+    answered: Deferred[None] = Deferred()
+
+    def run(effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(octets):
+                    client.transport.write(octets)
+                case Verified() if not answered.called:
+                    answered.callback(None)
+                case Refuse(refusal) if not answered.called:
+                    answered.errback(Failure(RefusedError(refusal)))
+
+    client.heard = lambda data: run(dialogue.receive(data))
+    client.gone = lambda: run(dialogue.tell(Ended()))
+    deadline = clock.callLater(PROBE_SECONDS, lambda: run(dialogue.tell(Expired())))
+    try:
+        run(dialogue.tell(outcome))
+        run(dialogue.receive(client.dialogue.rest()))
+        await answered
+    finally:
+        if deadline.active():
+            deadline.cancel()

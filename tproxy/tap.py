@@ -1,0 +1,204 @@
+"""The service: what `twistd tproxy` and `twist tproxy` run."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+from twisted.python.usage import Options as TwistedOptions
+
+from tproxy.assembly import assemble, configured, release
+from tproxy.cluster.local import LocalCluster
+from tproxy.config import Config, ConfigError, loosened
+from tproxy.listeners import Listeners
+from tproxy.net.endpoints import Listening
+from tproxy.net.trust import TrustStore
+from tproxy.operator.reconciler import Reconciler
+from tproxy.ops.logs import LineObserver
+from tproxy.relay.attempts import Attempts
+from tproxy.relay.session import Services, SessionFactory
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+log = Logger()
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+POLL_SECONDS = 1.0
+DESCRIPTORS = 1_048_576
+"""As many sockets and files as are asked of the system at most."""
+
+
+class Options(TwistedOptions):
+    """What stands behind `tproxy` on the command line."""
+
+    synopsis = "--config FILE"
+    longdesc = "Opens a plain TCP port for each Destination: whoever connects finds a mail session that is logged in."
+    optParameters: ClassVar[Sequence[Sequence[object]]] = [["config", "c", None, "The configuration: one YAML file"]]
+
+
+def stop_on_signals(stop: Callable[[], object], end: Callable[[int], object] = os._exit) -> None:
+    """SIGTERM and SIGINT: the first calls `stop`, the second ends the process at once, with status 0.
+
+    Twisted's own handlers would have the process die of the signal after a clean stop.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, second)
+        stop()
+
+    def second(number: int, frame: FrameType | None) -> None:
+        end(0)
+
+    for each in SIGNALS:
+        signal.signal(each, first)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open sockets as the system lets us: each session takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def observer(options: TwistedOptions, level: str) -> LineObserver | None:
+    """Where the log goes: the observer for twistd's application; None where it is arranged for already.
+
+    `options` are those that the runner was given. Under twist our observer takes the place of its own;
+    under twistd `--logger` keeps its word.
+    """
+    if "fileLogObserverFactory" in options:
+        text = options["logFormat"] == "text"
+        options["fileLogObserverFactory"] = lambda stream: LineObserver(stream, level, text)
+        options["logLevel"] = LogLevel.debug
+        return None
+    if options.get("logger"):
+        return None
+    if options.get("syslog"):
+        sys.exit("tproxy: --syslog is not supported: leave it out, and the log goes to standard output")
+    file = options.get("logfile") or ("-" if options.get("nodaemon", True) else "twistd.log")
+    if file == "-":
+        return LineObserver(sys.stdout, level, sys.stdout.isatty())
+    return LineObserver(cast(TextIO, LogFile.fromFullPath(file)), level)
+
+
+class TrustRefresh(Service):
+    """Looks, while it runs, whether the file of additional authorities has changed."""
+
+    def __init__(self, trust: TrustStore, clock: IReactorTime) -> None:
+        self._polling = LoopingCall(trust.refresh)
+        self._polling.clock = clock
+
+    def startService(self) -> None:
+        Service.startService(self)
+        self._polling.start(POLL_SECONDS, now=False).addErrback(lambda failure: log.failure("", failure))
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        if self._polling.running:
+            self._polling.stop()
+
+
+class Proxy(MultiService):
+    """tproxy as a service: its parts start in order once the reactor runs, and stop in reverse, one after the other.
+
+    `begin` is called before they start.
+    """
+
+    def __init__(self, reactor: Any, observer: LineObserver | None, begin: Callable[[], object]) -> None:
+        MultiService.__init__(self)
+        self._reactor = reactor
+        self._observer = observer
+        self._begin = begin
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Joins an application, which twistd then asks for the observer of its log."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        MultiService.setServiceParent(self, parent)
+
+    def startService(self) -> None:
+        """Waits for the reactor: only then do our signal handlers outlive its own."""
+        self._reactor.callWhenRunning(self._start)
+
+    def _start(self) -> None:
+        stop_on_signals(lambda: self._reactor.callFromThread(self._reactor.stop))
+        self._begin()
+        MultiService.startService(self)
+
+    def stopService(self) -> Deferred[None]:
+        """Closes the ports and ends the sessions."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        parts = list(self) if self.running else []
+        self.running = 0
+        for part in reversed(parts):
+            await maybeDeferred(part.stopService)
+
+
+def makeService(options: Options) -> Proxy:
+    """Reads the configuration and puts the proxy together; what is wrong with it is one line and exit status 1."""
+    from twisted.internet import reactor
+
+    if not options["config"]:
+        sys.exit("tproxy: --config FILE is missing")
+    try:
+        return service(configured(options["config"]), options.parent or TwistedOptions(), reactor)
+    except ConfigError as error:
+        sys.exit(f"tproxy: {error}")
+
+
+def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
+    """The whole proxy; `runner` is what twistd or twist was told. Raises ConfigError."""
+    raise_descriptor_limit()
+    parts = assemble(config, reactor, lambda: listeners.ports)
+    services = Services(
+        clock=parts.clock,
+        store=parts.store,
+        connector=parts.connector,
+        plugins=parts.plugins,
+        attempts=Attempts(parts.clock),
+        connections_per_listener=config.limits.connections_per_listener,
+        plaintext_hosts=config.security.plaintext_hosts,
+    )
+    listeners = Listeners(
+        lambda address, port: Listening(reactor, address, port), lambda binding: SessionFactory(binding, services)
+    )
+    cluster = LocalCluster(config, parts.clock)
+    reconciler = Reconciler(
+        cluster,
+        parts.store,
+        listeners,
+        parts.default_ports,
+        parts.clock,
+        interval=60.0 * config.execution_interval_minutes,
+    )
+    parts.store.watch(reconciler.refresh)
+    proxy = Proxy(reactor, observer(runner, config.log_level), lambda: announce(config))
+    running: tuple[Service, ...] = (parts.store, TrustRefresh(parts.trust, parts.clock), cluster, reconciler)
+    for part in running:
+        part.setServiceParent(proxy)
+    return proxy
+
+
+def announce(config: Config) -> None:
+    """Says at start who starts, and which rules the configuration loosens."""
+    log.info(f"tproxy {release()} starts", event="start")
+    for sentence in loosened(config):
+        log.warn("{message}", event="config.loosened", message=sentence)
