@@ -1,0 +1,86 @@
+"""The guides say what is true: their code runs, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from twisted.plugin import IPlugin
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from tproxy.interfaces import IProtocolPlugin
+from tproxy.lines import Dialogue
+from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
+from tproxy.session import Close, Ended, Expired, Greeting, HandOver, LoggedIn, Login, Refuse, Send, Verified
+
+TREE = Path(__file__).parent.parent
+GUIDES = [TREE / "README.md", TREE / "CHANGELOG.md", TREE / "examples" / "README.md", *(TREE / "docs").glob("*.md")]
+
+
+class PluginGuideTests(SynchronousTestCase):
+    """The example of docs/protocol-plugin.md."""
+
+    def setUp(self) -> None:
+        plugin, test = re.findall(r"```python\n(.*?)```", (TREE / "docs" / "protocol-plugin.md").read_text(), re.DOTALL)
+        self.names: dict[str, Any] = {"__name__": "shelf"}
+        exec(plugin, self.names)
+        self.test = test
+        self.shelf = self.names["shelf"]
+
+    def log_in(self, credential: object = None) -> Dialogue:
+        login = Login(credential or Password("ada", Secret("pw")), "shelf.example", 7435, True, False, "t", "n")
+        return Dialogue(self.shelf.log_in(login))
+
+    def test_its_test(self) -> None:
+        """The test that the guide shows passes."""
+        exec(self.test, self.names)
+
+    def test_interface(self) -> None:
+        """The plug-in offers what a plug-in has to."""
+        verifyObject(IPlugin, self.shelf)
+        verifyObject(IProtocolPlugin, self.shelf)
+
+    def test_client_half(self) -> None:
+        """Each ending is the one that the guide tells."""
+        refused = self.log_in()
+        refused.receive(b"HELLO\r\n")
+        for dialogue, said, reason in (
+            (refused, b"NO\r\n", Reason.LOGIN_REFUSED),
+            (self.log_in(), b"* OK IMAP\r\n", Reason.PROTOCOL_VIOLATION),
+            (self.log_in(), b"x" * 10_000, Reason.PROTOCOL_VIOLATION),
+            (self.log_in(Password("a b", Secret("x"))), b"HELLO\r\n", Reason.CREDENTIAL_INVALID),
+            (self.log_in(Password("a", Secret("x\r\nDELETE"))), b"HELLO\r\n", Reason.CREDENTIAL_INVALID),
+        ):
+            [effect] = dialogue.receive(said)
+            self.assertEqual(reason, effect.refusal.reason)
+        for event, reason in ((Ended(), Reason.UPSTREAM_ENDED), (Expired(), Reason.TIMED_OUT)):
+            [effect] = self.log_in().tell(event)
+            self.assertEqual(reason, effect.refusal.reason)
+        self.assertEqual([HandOver(b"HELLO\r\n")], self.log_in(NoCredential()).receive(b"HELLO\r\n"))
+
+    def test_server_half(self) -> None:
+        """An application is greeted, or told that it will not be."""
+        machine = self.shelf.greet(Greeting("books"))
+        self.assertEqual([Send(b"HELLO books\r\n"), HandOver(b"")], Dialogue(machine).tell(LoggedIn(())))
+        refusal = Refuse(Refusal(Stage.CONNECT, Reason.CONNECTION_FAILED, "down"))
+        self.assertEqual([Send(b"SORRY try again later\r\n"), Close()], Dialogue(machine).tell(refusal))
+        self.assertEqual([Close()], Dialogue(machine).tell(Ended()))
+
+    def test_probe(self) -> None:
+        """The session is good, as far as this protocol can tell."""
+        self.assertEqual([Verified()], Dialogue(self.shelf.probe(None, ())).tell(LoggedIn(())))
+
+
+class LinkTests(SynchronousTestCase):
+    """Links within the project."""
+
+    def test_links(self) -> None:
+        """Every link to a file leads to one."""
+        found = 0
+        for guide in GUIDES:
+            for link in re.findall(r"\]\((?!https?:)([^)#]+)", guide.read_text()):
+                found += 1
+                self.assertTrue((guide.parent / link).exists(), f"{guide.name}: {link}")
+        self.assertGreater(found, 10)
