@@ -13,6 +13,7 @@ from zope.interface.verify import verifyObject
 from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
+from tproxy.ops.logs import FIELDS
 from tproxy.session import Close, Ended, Expired, Greeting, HandOver, LoggedIn, Login, Refuse, Send, Verified
 
 TREE = Path(__file__).parent.parent
@@ -71,6 +72,36 @@ class PluginGuideTests(SynchronousTestCase):
     def test_probe(self) -> None:
         """The session is good, as far as this protocol can tell."""
         self.assertEqual([Verified()], Dialogue(self.shelf.probe(None, ())).tell(LoggedIn(())))
+
+
+class OperateGuideTests(SynchronousTestCase):
+    """docs/operate.md leaves nothing out that an operator meets."""
+
+    def setUp(self) -> None:
+        self.explained = set(re.findall(r"`([a-z.-]+)`", (TREE / "docs" / "operate.md").read_text()))
+
+    def test_reasons(self) -> None:
+        """Every reason is explained."""
+        self.assertEqual(set(), {str(reason) for reason in Reason} - self.explained)
+
+    def test_stages(self) -> None:
+        """Every stage is named."""
+        self.assertEqual(set(), {str(stage) for stage in Stage} - self.explained)
+
+    def test_events(self) -> None:
+        """Every event that is logged is explained, and none that is not."""
+        sources = "".join(path.read_text() for path in (TREE / "tproxy").rglob("*.py"))
+        logged = set(re.findall(r'event="([a-z.-]+)"|_note\("([a-z.-]+)"', sources))
+        names = {name for found in logged for name in found if name}
+        self.assertEqual(set(), names - self.explained)
+        explained = {
+            name for name in self.explained if name.partition(".")[0] in {each.partition(".")[0] for each in names}
+        }
+        self.assertEqual(set(), explained - names)
+
+    def test_fields(self) -> None:
+        """Every field of a log line is explained."""
+        self.assertEqual(set(), set(FIELDS) - self.explained)
 
 
 class LinkTests(SynchronousTestCase):
