@@ -152,7 +152,7 @@ class Examples:
                     greeting=metadata.get("annotations", {}).get("tproxy/greeting", "preauth"),
                 )
             )
-        return found
+        return sorted(found, key=lambda each: each.name)
 
 
 def open_mail_server(reactor: Any, examples: Examples) -> int:
@@ -185,23 +185,24 @@ async def opened(reactor: Any, examples: Examples) -> list[Listener] | None:
 
 def guide(folder: Path, mail_port: int, listeners: Sequence[Listener]) -> Iterator[str]:
     """What to tell the user once everything answers, line by line."""
+    width = max(len(each.name) for each in listeners)
     yield ""
-    yield f"tproxy is logged in to the mail server at {LOOPBACK}:{mail_port} for whoever connects to"
+    yield f"The mailbox of the IMAPS server at {LOOPBACK}:{mail_port} is open, without a password, at"
     for each in listeners:
-        taken = f"  (port {each.wanted} is taken)" if each.port != each.wanted else ""
-        yield f"  {each.name:<36}{each.address}:{each.port}{taken}"
+        taken = f" (port {each.wanted} is taken)" if each.port != each.wanted else ""
+        yield f"  {each.address}:{each.port}  {each.name:<{width}}  greets with {each.greeting}{taken}"
     for each in [each for each in listeners if each.greeting == "preauth"][:1]:
         yield ""
-        yield "Try, and type:"
+        yield "Try, and type what is below it:"
         yield f"  telnet {each.address} {each.port}"
         yield '  2 LIST "" "*"'
         yield "  3 SELECT INBOX"
         yield "  5 FETCH 1 BODY[TEXT]"
     for each in [each for each in listeners if each.greeting == "open"][:1]:
         yield ""
-        yield "Or, for a client that wants to log in, with any user and password:"
+        yield "A client that wants to log in may, with any user and password:"
         login = f"m = imaplib.IMAP4('{each.address}', {each.port}); m.login('any', 'any')"
-        yield f'  python3 -c "import imaplib; {login}; print(m.select())"'
+        yield f'  python3 -c "import imaplib; {login}; print(m.select(), m.logout())"'
     yield ""
     yield "Each step of the way to the mail server:"
     command = Path(sysconfig.get_path("scripts")) / "tproxy"
