@@ -151,6 +151,19 @@ class Life(SynchronousTestCase):
         self.successResultOf(done)
         self.assertEqual(self.happened[3:], ["stop b", "stop a"])
 
+    def test_cannot_start(self) -> None:
+        """A part that fails to start ends the process, and the log says where."""
+        part = self.part("a")
+        part.startService = lambda: 1 / 0
+        ended: list[int] = []
+        proxy = Proxy(self.reactor, None, lambda: None, ended.append)
+        part.setServiceParent(proxy)
+        proxy.startService()
+        self.reactor.run()
+        self.assertEqual(ended, [1])
+        (failure,) = self.flushLoggedErrors()
+        self.assertIs(failure.type, ZeroDivisionError)
+
     def test_never_started(self) -> None:
         """A reactor that never ran leaves nothing to stop."""
         proxy = self.proxy(self.part("a"))

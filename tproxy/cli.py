@@ -26,8 +26,8 @@ from tproxy.ops.check import Checker, Step, find
 from tproxy.ops.logs import LineObserver, escaped
 
 WIDTH = 80
-NAME_COLUMN = 10
-TIME_COLUMN = 14
+NAME_COLUMN = 13
+TIME_COLUMN = 13
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,7 +154,8 @@ def step_lines(step: Step) -> Iterator[str]:
         if step.refusal.remedy:
             said.append(f"What to do: {step.refusal.remedy}")
     margin = NAME_COLUMN + TIME_COLUMN
-    wrapped = [line for each in said for line in textwrap.wrap(escaped(each), WIDTH - margin, subsequent_indent="  ")]
+    shape = textwrap.TextWrapper(WIDTH - margin, subsequent_indent="  ", break_on_hyphens=False)
+    wrapped = [line for each in said for line in shape.wrap(escaped(each))]
     head = f"{step.name:<{NAME_COLUMN}}{step.seconds * 1000:>{TIME_COLUMN - 5}.1f} ms  "
     for number, line in enumerate(wrapped or [""]):
         yield ((" " * margin if number else head) + line).rstrip()

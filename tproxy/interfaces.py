@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tproxy.model import Credential, Destination, DestinationRequest, Resolution
     from tproxy.operator.plan import Claim, Release, SetStatus, Snapshot
-    from tproxy.session import Greeting, Login, Machine
+    from tproxy.session import Event, Greeting, Login, Machine
 
 
 class IProtocolPlugin(Interface):
@@ -37,6 +37,19 @@ class IProtocolPlugin(Interface):
 
         `capabilities` are those of `LoggedIn`.
         """
+
+
+class ICommentary(Interface):
+    """What a protocol plug-in may offer as well: words for `tproxy check` about what goes over the wire.
+
+    Both are pure, and neither repeats a credential.
+    """
+
+    def heard(event: Event) -> str:
+        """What the mail server tells of itself with this; empty for nothing worth telling."""
+
+    def said(octets: bytes) -> tuple[str, str]:
+        """The step that begins where the client half sends this, and what it asks for; empty for nothing new."""
 
 
 class IDestinationStore(Interface):

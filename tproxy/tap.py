@@ -117,14 +117,21 @@ class TrustRefresh(Service):
 class Proxy(MultiService):
     """tproxy as a service: its parts start in order once the reactor runs, and stop in reverse, one after the other.
 
-    `begin` is called before they start.
+    `begin` is called before they start; where one cannot, the process ends with status 1.
     """
 
-    def __init__(self, reactor: Any, observer: LineObserver | None, begin: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        observer: LineObserver | None,
+        begin: Callable[[], object],
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
         MultiService.__init__(self)
         self._reactor = reactor
         self._observer = observer
         self._begin = begin
+        self._end = end
 
     def setServiceParent(self, parent: Any) -> None:
         """Joins an application, which twistd then asks for the observer of its log."""
@@ -138,8 +145,12 @@ class Proxy(MultiService):
 
     def _start(self) -> None:
         stop_on_signals(lambda: self._reactor.callFromThread(self._reactor.stop))
-        self._begin()
-        MultiService.startService(self)
+        try:
+            self._begin()
+            MultiService.startService(self)
+        except Exception:
+            log.failure("tproxy cannot start", event="start.failed")
+            self._end(1)
 
     def stopService(self) -> Deferred[None]:
         """Closes the ports and ends the sessions."""

@@ -144,9 +144,15 @@ class Walks(TestCase):
         port = self.serve(MailServer({USER: PASSWORD}), "127.0.0.1", "mail.example.com")
         good, steps = await self.check(self.destination(port))
         self.assertTrue(good, steps)
-        self.assertEqual(list(steps), ["resolve", "dns", "connect", "tls", "greeting", "login", "session"])
+        self.assertEqual(
+            list(steps), ["resolve", "dns", "connect", "tls", "greeting", "login", "capabilities", "session"]
+        )
         self.assertEqual(steps["resolve"].found, (f"imap4s 127.0.0.1 port {port}", f"as {USER} with a password"))
         self.assertEqual(steps["dns"].found, ("127.0.0.1",))
+        self.assertEqual(steps["connect"].found, ("127.0.0.1",))
+        self.assertRegex(steps["greeting"].found[0], "mechanisms PLAIN")
+        self.assertEqual(steps["login"].found, ("AUTHENTICATE PLAIN",))
+        self.assertEqual(steps["session"].found, ("NAMESPACE", "answered"))
         self.assertRegex(steps["tls"].found[0], r"^TLSv1\.[23], \S+$")
         self.assertIn("mail.example.com", steps["tls"].found[1])
         self.assertTrue(all(step.seconds >= 0 and step.refusal is None for step in steps.values()))

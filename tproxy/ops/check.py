@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from tproxy.interfaces import IDestinationStore, IProtocolPlugin
+from tproxy.interfaces import ICommentary, IDestinationStore, IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import (
     Bearer,
@@ -58,7 +58,8 @@ PROBE_SECONDS = 10.0
 class Step:
     """A step of the walk: how long it took, what was found, and why it was the last one.
 
-    `name` is one of resolve, token, dns, connect, tls, greeting, login, session.
+    `name` is one of resolve, token, dns, connect, tls, greeting, capabilities, login, session,
+    or what the protocol calls it.
     """
 
     name: str
@@ -85,10 +86,15 @@ class Walk:
         self._found += found
 
     def reach(self, name: str) -> None:
-        """The walk is at `name` now; nothing happens where it was there already."""
-        if name != self._name:
+        """The walk is at `name` now; nothing happens where it was there already, or where none is given."""
+        if name not in ("", self._name):
             self._finish(None)
             self._name = str(name)
+
+    def connected(self, address: str) -> None:
+        """The step under way may have been to connect: that led to this address."""
+        if self._name == "connect":
+            self.find(address)
 
     def end(self, refusal: Refusal | None = None) -> None:
         """The walk is over."""
@@ -108,6 +114,7 @@ class _WitnessedTLS:
     walk: Walk
 
     def connection(self, sock: socket) -> SSL.Connection:
+        self.walk.connected(sock.getpeername()[0])
         self.walk.reach("tls")
         return self.tls.connection(sock)
 
@@ -247,21 +254,23 @@ class Checker:
             tag=secrets.token_hex(4),
             nonce=secrets.token_urlsafe(18),
         )
+        watch = Watch(walk, ICommentary(plugin, None))
         client = ClientHalf(
-            watched(plugin.log_in(login), lambda state: walk.reach(state.stage)),
+            watched(plugin.log_in(login), watch),
             lambda transport: connector.start_tls(transport, route.trust, route.host),
         )
         endpoint = connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
         await endpoint.connect(Factory.forProtocol(lambda: client))
+        walk.connected(client.transport.getPeer().host)
         walk.reach(client.dialogue.state.stage)
         deadline = self.clock.callLater(LOGIN_SECONDS, client.expire)
         try:
             outcome = await client.outcome
             if isinstance(outcome, LoggedIn):
-                walk.find(way_in(credential), f"{len(outcome.capabilities)} capabilities")
                 walk.reach("session")
-                await probe(self.clock, client, plugin.probe(login, outcome.capabilities), outcome)
-                walk.find("answers commands")
+                machine = watched(plugin.probe(login, outcome.capabilities), watch)
+                await probe(self.clock, client, machine, outcome)
+                walk.find("answered")
             else:
                 walk.find("nobody logs in: from here on all is relayed")
         except BaseException:
@@ -281,12 +290,31 @@ async def close(client: ClientHalf) -> None:
     await closed
 
 
-def watched(machine: Machine, saw: Callable[[State], None]) -> Machine:
-    """The same machine, whose states are shown."""
+@frozen
+class Watch:
+    """Tells the walk what goes on in a dialogue, in the words of its protocol if it has some."""
+
+    walk: Walk
+    commentary: ICommentary | None
+
+    def __call__(self, before: State, event: Event, after: State, effects: Iterable[Effect]) -> None:
+        if self.commentary is not None:
+            self.walk.find(*filter(None, [self.commentary.heard(event)]))
+        stage = "" if after.stage is before.stage else after.stage
+        sent = [effect.octets for effect in effects if isinstance(effect, Send)]
+        for step, words in map(self.commentary.said, sent) if self.commentary is not None else ():
+            self.walk.reach(step or stage)
+            self.walk.find(*filter(None, [words]))
+            stage = ""
+        self.walk.reach(stage)
+
+
+def watched(machine: Machine, watch: Callable[[State, Event, State, Iterable[Effect]], None]) -> Machine:
+    """The same machine, whose every step is shown."""
 
     def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
         after, effects = machine.step(state, event)
-        saw(after)
+        watch(state, event, after, effects)
         return after, effects
 
     return Machine(machine.state, step)

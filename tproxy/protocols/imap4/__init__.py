@@ -6,14 +6,15 @@ from attrs import frozen
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from tproxy.interfaces import IProtocolPlugin
+from tproxy.interfaces import ICommentary, IProtocolPlugin
+from tproxy.protocols.imap4 import commentary
 from tproxy.protocols.imap4 import greeting as server_half
 from tproxy.protocols.imap4 import login as client_half
 from tproxy.protocols.imap4 import probe as probing
-from tproxy.session import Greeting, Login, Machine
+from tproxy.session import Event, Greeting, Login, Machine
 
 
-@implementer(IPlugin, IProtocolPlugin)
+@implementer(IPlugin, IProtocolPlugin, ICommentary)
 @frozen
 class IMAP:
     """IMAP on one kind of port."""
@@ -33,6 +34,14 @@ class IMAP:
     def probe(self, login: Login, capabilities: tuple[str, ...]) -> Machine:
         """NAMESPACE or NOOP, after the login."""
         return probing.machine(login, capabilities)
+
+    def heard(self, event: Event) -> str:
+        """The capabilities that the mail server lists."""
+        return commentary.heard(event)
+
+    def said(self, octets: bytes) -> tuple[str, str]:
+        """The command, and of AUTHENTICATE the mechanism."""
+        return commentary.said(octets)
 
 
 imap4s = IMAP("imap4s", 993, encrypted=True)

@@ -1,0 +1,256 @@
+"""The console script: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+
+import yaml
+from twisted.trial.unittest import SynchronousTestCase
+
+from tproxy.assembly import configured
+from tproxy.cli import WIDTH, as_object, main, resources, step_lines, table
+from tproxy.cluster.state import State, save
+from tproxy.config import ConfigError
+from tproxy.model import ListenerKey, Reason, Refusal, Stage, Tenant
+from tproxy.operator.manifests import ListenerStatus, Rejected
+from tproxy.ops.check import Step
+
+REFUSAL = Refusal(Stage.LOGIN, Reason.LOGIN_REFUSED, "The mail server refused the login", "Correct mail.password")
+ROWS = (
+    ListenerStatus(ListenerKey("shop", "mail"), "127.0.0.1", 1993, True, "ConfigurationSuccessful"),
+    ListenerStatus(ListenerKey("shop", "mail", Tenant("acme")), "::1", 1994, True, "ConfigurationSuccessful"),
+    ListenerStatus(ListenerKey("shop", "odd"), "127.0.0.1", 0, False, "FailedToApplyConfiguration", "because\x1b"),
+)
+
+
+def folder(path: str, **changes: object) -> Path:
+    """A folder with a configuration and what it names."""
+    root = Path(path)
+    for name in ("destinations", "resources"):
+        (root / name).mkdir(parents=True)
+    configuration = {
+        "config": {
+            "integration": {
+                "destinationService": {
+                    "defaultInstanceName": "local",
+                    "instances": [{"name": "local", "directory": "destinations"}],
+                }
+            }
+        },
+        "cluster": {"local": {"directory": "resources", "state": "state.json"}},
+        **changes,
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(configuration))
+    return root
+
+
+class Table(SynchronousTestCase):
+    """`tproxy ls` for a reader."""
+
+    def test_columns(self) -> None:
+        """Name, tenant, address and state stand under one another; what is wrong is below."""
+        self.assertEqual(
+            list(table(ROWS)),
+            [
+                "NAME            TENANT  ADDRESS         STATE",
+                "shop/mail       -       127.0.0.1:1993  available",
+                "shop/mail-acme  acme    [::1]:1994      available",
+                "shop/odd        -       -               FailedToApplyConfiguration",
+                "    because\\x1b",
+            ],
+        )
+
+
+class Steps(SynchronousTestCase):
+    """`tproxy check` for a reader and for machines."""
+
+    def test_found(self) -> None:
+        """Name, time, and one finding a line."""
+        self.assertEqual(
+            list(step_lines(Step("tls", 0.01234, ("TLSv1.3", "valid\x1b")))),
+            ["tls              12.3 ms  TLSv1.3", " " * 26 + "valid\\x1b"],
+        )
+        self.assertEqual(list(step_lines(Step("connect", 1.5))), ["connect        1500.0 ms"])
+
+    def test_failed(self) -> None:
+        """A failure says what to do."""
+        lines = list(step_lines(Step("login", 0, ("AUTHENTICATE PLAIN",), REFUSAL)))
+        self.assertIn("FAILED: The mail server refused the login", lines[1])
+        self.assertIn("What to do: Correct mail.password", lines[2])
+        self.assertEqual(len(list(step_lines(Step("login", 0, (), Refusal(Stage.TLS, Reason.TLS_FAILED, "No"))))), 1)
+
+    def test_width(self) -> None:
+        """Nothing is wider than a terminal."""
+        for line in step_lines(Step("capabilities", 99.9999, ("word " * 50, "x" * 200))):
+            self.assertLessEqual(len(line), WIDTH)
+
+    def test_json(self) -> None:
+        """The same for machines."""
+        shown = as_object("mail", "acme", False, [Step("dns", 0.0015, ("::1",)), Step("login", 0, (), REFUSAL)])
+        self.assertEqual(
+            json.loads(json.dumps(shown)),
+            {
+                "name": "mail",
+                "tenant": "acme",
+                "ok": False,
+                "steps": [
+                    {"step": "dns", "milliseconds": 1.5, "found": ["::1"], "failure": None},
+                    {
+                        "step": "login",
+                        "milliseconds": 0,
+                        "found": [],
+                        "failure": {
+                            "stage": "login",
+                            "reason": "login-refused",
+                            "message": "The mail server refused the login",
+                            "remedy": "Correct mail.password",
+                        },
+                    },
+                ],
+            },
+        )
+
+
+class Configured(SynchronousTestCase):
+    """A configuration is believed when all that it names is there."""
+
+    def wrong(self, root: Path) -> str:
+        return str(self.assertRaises(ConfigError, configured, str(root / "config.yaml")))
+
+    def test_good(self) -> None:
+        """It is read, and paths start at its folder."""
+        root = folder(self.mktemp())
+        self.assertEqual(configured(str(root / "config.yaml")).local.state, root.absolute() / "state.json")
+
+    def test_missing(self) -> None:
+        """A file that is not there, a folder, and what is no text are each named."""
+        root = folder(self.mktemp())
+        self.assertIn("nothing.yaml: cannot be read", str(self.assertRaises(ConfigError, configured, "nothing.yaml")))
+        self.assertIn("cannot be read", str(self.assertRaises(ConfigError, configured, str(root))))
+        (root / "config.yaml").write_bytes(b"\xff\xfe")
+        self.assertIn("not UTF-8", self.wrong(root))
+
+    def test_named_paths(self) -> None:
+        """What a key names and is not there, or is another thing, is said with the key's path."""
+        root = folder(self.mktemp())
+        (root / "destinations").rmdir()
+        self.assertIn("instances[0].directory", self.wrong(root))
+        self.assertIn("is not there; create the folder", self.wrong(root))
+        (root / "destinations").touch()
+        self.assertIn("is no folder", self.wrong(root))
+
+    def test_authorities(self) -> None:
+        """The file of authorities has to be a file."""
+        root = folder(self.mktemp(), additionalCAs={"file": "ca.pem"})
+        self.assertRegex(self.wrong(root), r"additionalCAs\.file: .*/ca\.pem is not there; create the file")
+        (root / "ca.pem").mkdir()
+        self.assertIn("is no file", self.wrong(root))
+
+    def test_state(self) -> None:
+        """The state file need not exist, its folder must."""
+        local = {"directory": "resources", "state": "there/state.json"}
+        root = folder(self.mktemp(), cluster={"local": local})
+        self.assertIn("cluster.local.state", self.wrong(root))
+        self.assertIn("create its folder", self.wrong(root))
+        (root / "there" / "state.json").mkdir(parents=True)
+        self.assertIn("name a file", self.wrong(root))
+
+
+class Resources(SynchronousTestCase):
+    """What `tproxy check NAME` looks through."""
+
+    def test_folder(self) -> None:
+        """Destinations, good and bad; other objects and nonsense are passed over."""
+        root = folder(self.mktemp())
+        good = {
+            "apiVersion": "destination.connectivity.api.sap/v1",
+            "kind": "Destination",
+            "metadata": {"name": "mail", "namespace": "shop"},
+            "spec": {"destinationRef": {"name": "mail"}},
+        }
+        bad = {**good, "metadata": {"name": "bad"}, "spec": {}}
+        documents = [good, bad, {"kind": "Secret", "metadata": {"name": "x"}}, {"kind": "Destination"}]
+        (root / "resources" / "all.yaml").write_text(yaml.safe_dump_all(documents))
+        found = {each.name: each for each in resources(configured(str(root / "config.yaml")))}
+        self.assertEqual(sorted(found), ["bad", "mail"])
+        self.assertIsInstance(found["bad"], Rejected)
+
+
+class Main(SynchronousTestCase):
+    """The exit status, and what goes where."""
+
+    def main(self, *arguments: str) -> tuple[object, str, str]:
+        """The exit status, and what was written on the two streams."""
+        streams = TextIOWrapper(BytesIO(), "utf-8"), TextIOWrapper(BytesIO(), "utf-8")
+        kept, handler = (sys.stdout, sys.stderr), signal.getsignal(signal.SIGPIPE)
+        sys.stdout, sys.stderr = streams
+        status: object = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            status = end.code
+        finally:
+            sys.stdout, sys.stderr = kept
+            signal.signal(signal.SIGPIPE, handler)
+        written = []
+        for stream in streams:
+            stream.seek(0)
+            written.append(stream.read())
+        return status, written[0], written[1]
+
+    def test_usage(self) -> None:
+        """A command line that is wrong ends with 2."""
+        for arguments in ((), ("nothing",), ("check",), ("check", "mail"), ("ls",), ("ls", "--odd")):
+            status, out, err = self.main(*arguments)
+            self.assertEqual((status, out), (2, ""))
+            self.assertIn("usage: tproxy", err)
+
+    def test_help(self) -> None:
+        """Help and version go to standard output."""
+        for arguments, words in (
+            (("--help",), "COMMAND"),
+            (("check", "--help"), "--tenant"),
+            (("--version",), "tproxy "),
+        ):
+            status, out, _ = self.main(*arguments)
+            self.assertEqual(status, 0)
+            self.assertIn(words, out)
+
+    def test_wrong_configuration(self) -> None:
+        """One line on standard error, status 1."""
+        for command in (("ls",), ("check", "mail")):
+            status, out, _ = self.main(*command, "--config", "nothing.yaml")
+            self.assertRegex(str(status), r"^tproxy: nothing\.yaml: cannot be read \(.*\)$")
+            self.assertEqual(out, "")
+
+    def test_ls(self) -> None:
+        """What the proxy has written down; nothing but the head before it ever ran."""
+        root = folder(self.mktemp())
+        words = ("ls", "--config", str(root / "config.yaml"))
+        self.assertEqual(self.main(*words), (0, "NAME  TENANT  ADDRESS  STATE\n", ""))
+        save(root / "state.json", State((), ROWS))
+        self.assertEqual(self.main(*words)[1].splitlines(), list(table(ROWS)))
+        listeners = json.loads(self.main(*words, "--json")[1])["listeners"]
+        self.assertEqual(
+            listeners[1],
+            {
+                "namespace": "shop",
+                "name": "mail",
+                "tenant": "acme",
+                "address": "::1",
+                "port": 1994,
+                "available": True,
+                "reason": "ConfigurationSuccessful",
+                "message": "",
+            },
+        )
+
+    def test_damaged_state(self) -> None:
+        """A state file that cannot be read is named."""
+        root = folder(self.mktemp())
+        (root / "state.json").write_text("{")
+        self.assertRegex(str(self.main("ls", "--config", str(root / "config.yaml"))[0]), r"^tproxy: .*/state\.json: ")
