@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -114,10 +115,26 @@ class StoreTests(SynchronousTestCase):
         write(self.directory / "mail.json", BASIC | {"mail.password": "next"})
         self.clock.advance(1)
         self.assertEqual(told, [Password("anna", Secret("next"))])
-        self.successResultOf(store.stopService() or Deferred.fromCoroutine(_nothing()))
+        store.stopService()
         write(self.directory / "mail.json", BASIC | {"mail.password": "last"})
         self.clock.advance(5)
         self.assertEqual(len(told), 1)
+
+    def test_gone(self) -> None:
+        """A file that is taken away is gone within two seconds."""
+        store, told = self.store(), []
+        store.watch(lambda: told.append(self.clock.seconds()))
+        store.startService()
+        (self.directory / "mail.json").unlink()
+        self.clock.pump([1, 0.25, 0.75])
+        self.assertEqual(told, [1.25])
+        self.assertEqual(self.refusal(store.resolve(MAIL)).reason, Reason.DESTINATION_NOT_FOUND)
+        write(self.directory / "mail.json", BASIC)
+        self.clock.advance(1)
+        (self.directory / "mail.json").unlink()
+        self.clock.advance(1)
+        store.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_polling_survives(self) -> None:
         """One listener's error does not end the watch."""
@@ -176,14 +193,15 @@ class StoreTests(SynchronousTestCase):
     def test_warns_once(self) -> None:
         """A document's warning is logged when it is first seen and when it changes."""
         write(self.directory / "mail.json", BASIC | {"mail.imap4s.auth": "false"})
+        told: list[LogEvent] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
         store = self.store()
-        for _ in range(3):
+        for value in ("false", "false", "true", "false"):
+            write(self.directory / "mail.json", BASIC | {"mail.imap4s.auth": value})
+            store.refresh()
             self.successResultOf(store.describe(MAIL))
-        self.assertEqual(len(store._warnings), 1)
-
-
-async def _nothing() -> None:
-    return None
+        self.assertEqual([e["destination"] for e in told if e.get("event") == "document.warning"], ["mail", "mail"])
 
 
 class TokenStoreTests(TestCase):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import NoReturn
@@ -18,12 +19,13 @@ from attrs import field, frozen
 from twisted.logger import Logger
 
 from tproxy.model import PROVIDER, Reason, Refusal, RefusedError, Stage, Tenant
+from tproxy.names import quoted
 from tproxy.net.trust import AuthoritiesError, read_authorities
 
 SIZE_LIMIT = 1024 * 1024
 """The longest document or certificate file, in bytes."""
 
-CERTIFICATES = frozenset({".pem", ".crt", ".cer"})
+CERTIFICATES = (".cer", ".crt", ".pem")
 """Endings of files that `TrustStoreLocation` may name."""
 
 Signature = tuple[int, ...]
@@ -74,9 +76,10 @@ class Directory:
         self._path = path
         self._kept: dict[_Key, _Kept] = {}
         self._faults = {PROVIDER: _unreadable(path, "not read yet")}
+        self._doubtful: Set[_Key] = frozenset()
 
     def refresh(self) -> bool:
-        """Looks at every file's signature and reads what changed.
+        """Looks at every file's signature and reads what changed; a file is gone when it is missing twice in a row.
 
         @return: whether anything is different from before
         """
@@ -90,11 +93,19 @@ class Directory:
                     message=fault.message,
                     remedy=fault.remedy,
                 )
-        blind = {key: kept for key, kept in self._kept.items() if key[0] in faults or PROVIDER in faults}
+        unseen = {key: kept for key, kept in self._kept.items() if key not in seen}
+        blind = {key for key in unseen if key[0] in faults or PROVIDER in faults}
+        doubtful = unseen.keys() - blind - self._doubtful
         before = self._kept, self._faults
-        self._kept = blind | {key: self._keep(key, signature) for key, signature in seen.items()}
-        self._faults = faults
+        self._kept = {key: self._keep(key, signature) for key, signature in seen.items()}
+        self._kept |= {key: unseen[key] for key in blind | doubtful}
+        self._faults, self._doubtful = faults, doubtful
         return before != (self._kept, self._faults)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a file was missing for the first time: many editors save by taking it away for a moment."""
+        return bool(self._doubtful)
 
     def find(self, name: str, tenant: Tenant) -> Document:
         """The tenant's own document of this name, else the common one.
@@ -109,7 +120,7 @@ class Directory:
             Refusal(
                 Stage.RESOLVE,
                 Reason.DESTINATION_NOT_FOUND,
-                f"the instance {self._name} has no destination {_shown(name)}"
+                f"the instance {self._name} has no destination {quoted(name)}"
                 + (f" for the tenant {tenant}" if tenant else ""),
                 f"add the file NAME.json to {self._path} or correct spec.destinationRef.name",
             )
@@ -128,8 +139,8 @@ class Directory:
             Refusal(
                 Stage.RESOLVE,
                 Reason.DOCUMENT_INVALID,
-                f"TrustStoreLocation names {_shown(location)}, and {self._path} has no such certificate file",
-                f"add the certificates as a PEM file whose name ends in one of {', '.join(sorted(CERTIFICATES))}",
+                f"TrustStoreLocation names {quoted(location)}, and {self._path} has no such certificate file",
+                f"add the certificates as a PEM file whose name ends in one of {', '.join(CERTIFICATES)}",
             )
         )
 
@@ -181,7 +192,7 @@ def parse(content: bytes, name: str) -> dict[str, object]:
         raise FileError(error.lineno, f"is not JSON from column {error.colno} on", "correct the syntax") from None
     except _DuplicateError as error:
         line = _line_of_key(text, error.key, 2)
-        raise FileError(line, f"the property {_shown(error.key)} is given twice", "keep one of them") from None
+        raise FileError(line, f"the property {quoted(error.key)} is given twice", "keep one of them") from None
     except UnicodeEncodeError:
         raise FileError(1, "holds half of a surrogate pair", "write the whole character") from None
     except (ValueError, RecursionError):
@@ -192,8 +203,8 @@ def parse(content: bytes, name: str) -> dict[str, object]:
         raise FileError(1, "the property Name is missing", f'add "Name": "{name}"')
     if values["Name"] != name:
         line = _line_of_key(text, "Name", 1)
-        given = _shown(values["Name"]) if isinstance(values["Name"], str) else "no string"
-        raise FileError(line, f"Name is {given}, the file's name says {_shown(name)}", "make them the same")
+        given = quoted(values["Name"]) if isinstance(values["Name"], str) else "no string"
+        raise FileError(line, f"Name is {given}, the file's name says {quoted(name)}", "make them the same")
     return values
 
 
@@ -233,12 +244,12 @@ def _no_constant(name: str) -> NoReturn:
 
 def _line_of_key(text: str, key: str, occurrence: int) -> int:
     """Where a key stands for the first or second time; strings are read as JSON reads them."""
-    for match in _STRING.finditer(text):
-        if match[1] is not None and json.loads(match[0].removesuffix(match[1]), strict=False) == key:
-            occurrence -= 1
-            if occurrence == 0:
-                return text.count("\n", 0, match.start()) + 1
-    return 1
+    lines = (
+        text.count("\n", 0, match.start()) + 1
+        for match in _STRING.finditer(text)
+        if match[1] is not None and json.loads(match[0].removesuffix(match[1])) == key
+    )
+    return next(islice(lines, occurrence - 1, None))
 
 
 def _text(content: bytes) -> str:
@@ -265,14 +276,12 @@ def _look(path: Path) -> tuple[dict[_Key, Signature], dict[Tenant, Refusal]]:
     faults: dict[Tenant, Refusal] = {}
     try:
         with os.scandir(path) as entries:
-            folders = [Tenant(entry.name) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            folders = [Tenant(entry.name) for entry in entries if _is_folder(entry)]
     except OSError as error:
         return {}, {PROVIDER: _unreadable(path, _cause(error))}
     for folder in (PROVIDER, *folders):
         try:
             seen.update(_files(path / folder, folder))
-        except FileNotFoundError:
-            continue
         except OSError as error:
             faults[folder] = _unreadable(path / folder, _cause(error))
     return seen, faults
@@ -281,8 +290,7 @@ def _look(path: Path) -> tuple[dict[_Key, Signature], dict[Tenant, Refusal]]:
 def _files(path: Path, folder: Tenant) -> Iterator[tuple[_Key, Signature]]:
     with os.scandir(path) as entries:
         for entry in entries:
-            suffix = Path(entry.name).suffix
-            if entry.name.startswith(".") or (suffix != ".json" and suffix not in CERTIFICATES):
+            if not _is_wanted(entry.name):
                 continue
             try:
                 seen = entry.stat()
@@ -293,6 +301,17 @@ def _files(path: Path, folder: Tenant) -> Iterator[tuple[_Key, Signature]]:
                 continue
             if S_ISREG(seen.st_mode):
                 yield (folder, entry.name), (seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino, seen.st_dev)
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name.endswith((".json", *CERTIFICATES))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return not entry.name.startswith(".") and entry.is_dir()
+    except OSError:  # a link that leads nowhere sensible: not known to be none
+        return not _is_wanted(entry.name)
 
 
 def _unreadable(path: Path, cause: str) -> Refusal:
@@ -306,7 +325,3 @@ def _unreadable(path: Path, cause: str) -> Refusal:
 
 def _cause(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else type(error).__name__
-
-
-def _shown(text: str) -> str:
-    return ascii(text[:200])

@@ -12,13 +12,13 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from html import escape, unescape
 from math import isfinite
 from typing import NoReturn
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, TimeoutError
-from twisted.web.client import ResponseFailed
+from twisted.internet.defer import Deferred
 
 from tproxy.model import ClientCredentials, Code, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
@@ -136,9 +136,9 @@ def read(answer: Answer, grant: ClientCredentials, now: float) -> Token:
     """
     host = _host(grant.url)
     fields = _fields(answer)
-    if answer.status == 200:
-        return _token(host, answer, fields)
     error = fields.get("error")
+    if answer.status == 200 and error is None:
+        return _token(host, fields)
     if answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
         _unavailable(
             f"{host} cannot answer now (HTTP {answer.status}{_quoted(fields, grant)})",
@@ -147,7 +147,7 @@ def read(answer: Answer, grant: ClientCredentials, now: float) -> Token:
         )
     if 300 <= answer.status < 400:
         _unavailable(f"{host} redirects (HTTP {answer.status}), which is not followed", "set tokenServiceURL anew")
-    if isinstance(error, str) and 400 <= answer.status < 500:
+    if isinstance(error, str):
         _refused(f"{host} refused the grant{_quoted(fields, grant)}", _REMEDIES.get(error, "correct the destination"))
     if answer.status in (401, 403, 404):
         _refused(
@@ -164,7 +164,7 @@ def retry_after(value: str, now: float) -> float:
         return float(value[:10])
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError, IndexError):
+    except (ValueError, OverflowError):
         return 0.0
 
 
@@ -183,7 +183,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError("no number of JSON")
 
 
-def _token(host: str, answer: Answer, fields: dict[str, object]) -> Token:
+def _token(host: str, fields: dict[str, object]) -> Token:
     if not fields:
         _unavailable(f"{host} answers without a JSON object", "correct tokenServiceURL")
     value, kind = fields.get("access_token"), fields.get("token_type", "Bearer")
@@ -215,30 +215,33 @@ def _quoted(fields: dict[str, object], grant: ClientCredentials) -> str:
 
 
 def shown(text: str, grant: ClientCredentials) -> str:
-    """Foreign text made fit for a log: secrets of the grant as `***`, controls escaped, cut to `QUOTE_LIMIT`."""
-    secrets = _spellings(grant)
-    if secrets:
-        text = re.sub("|".join(map(re.escape, sorted(secrets, key=len, reverse=True))), "***", text)
+    """Foreign text made fit for a log: secrets of the grant as `***`, controls escaped, cut to `QUOTE_LIMIT`.
+
+    Where a secret comes back in a spelling that cannot be cut out, nothing of the text is shown.
+    """
+    secrets, encoded = _secrets(grant)
+    longest_first = sorted(secrets | encoded, key=len, reverse=True)
+    text = re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)
+    readings = (unquote(text), unquote_plus(text), unescape(text), text.replace("\\", ""))
+    if any(secret in reading for reading in readings for secret in secrets):
+        return "(its words repeat a secret)"
     return _printable(text)
 
 
-def _spellings(grant: ClientCredentials) -> set[str]:
-    values = [grant.client_secret, *(value for _, value in grant.headers + grant.queries + grant.body)]
+def _secrets(grant: ClientCredentials) -> tuple[set[str], set[str]]:
+    """Every secret as it is, and as some layer on the way may have encoded it."""
+    secret = grant.client_secret.reveal()
+    secrets = {secret, *(value.reveal() for _, value in grant.headers + grant.queries + grant.body)}
+    pairs = {f"{grant.client_id}:{secret}", f"{quote_plus(grant.client_id)}:{quote_plus(secret)}"}
     if grant.password is not None:
-        values.append(grant.password)
-    plain = {value.reveal() for value in values} - {""}
-    pairs = {f"{grant.client_id}:{grant.client_secret.reveal()}"}
-    pairs.add(f"{quote_plus(grant.client_id)}:{quote_plus(grant.client_secret.reveal())}")
-    if grant.password is not None:
+        secrets.add(grant.password.reveal())
         pairs.add(f"{grant.user}:{grant.password.reveal()}")
-    found = set(plain)
-    for text in plain | pairs:
-        octets = text.encode("utf-8", "surrogatepass")
-        found |= {b64encode(octets).decode(), urlsafe_b64encode(octets).decode(), octets.hex()}
-        found |= {spelling.rstrip("=") for spelling in found}
-    for text in plain:
-        found |= {quote(text, safe="", errors="replace"), quote_plus(text, errors="replace"), json.dumps(text)[1:-1]}
-    return found - {""}
+    secrets -= {""}
+    encoded = {each for text in secrets for each in (quote(text, safe=""), quote_plus(text), escape(text))}
+    for octets in (text.encode() for text in secrets | pairs):
+        encoded |= {each.decode().rstrip("=") for each in (b64encode(octets), urlsafe_b64encode(octets))}
+        encoded.add(octets.hex())
+    return secrets, encoded
 
 
 def _printable(text: str) -> str:
@@ -257,12 +260,12 @@ def _host(url: str) -> str:
 
 def _fault(error: Exception) -> str:
     """In our words what went wrong below HTTP."""
-    reasons = [failure.value for failure in error.reasons] if isinstance(error, ResponseFailed) else []
+    reasons = [failure.value for failure in getattr(error, "reasons", ())]
     for cause in [error, *reasons]:
         match cause:
             case TooLargeError():
                 return "sends more than a token's worth"
-            case TooSlowError() | TimeoutError():
+            case TooSlowError():
                 return "is too slow"
     return f"broke off or broke HTTP ({type((reasons or [error])[0]).__name__})"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -30,6 +30,7 @@ from tproxy.model import (
     Resolution,
     Stage,
 )
+from tproxy.names import quoted
 from tproxy.net.http import Client, client
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 """How often the folders are looked at."""
+
+SECOND_LOOK_SECONDS = 0.25
+"""How soon it is made sure that a file is gone."""
 
 log = Logger()
 
@@ -77,6 +81,8 @@ class Store(Service):
         self._changed: list[Callable[[], None]] = []
         self._polling = LoopingCall(self._poll)
         self._polling.clock = clock
+        self._clock = clock
+        self._second_look: IDelayedCall | None = None
         self._warnings: dict[tuple[str, str, str], tuple[str, ...]] = {}
         self.refresh()
 
@@ -88,6 +94,9 @@ class Store(Service):
         Service.stopService(self)
         if self._polling.running:
             self._polling.stop()
+        if self._second_look is not None:
+            self._second_look.cancel()
+            self._second_look = None
         self._tokens.stop()
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -104,12 +113,18 @@ class Store(Service):
     def _poll(self) -> None:
         try:
             self.refresh()
+            if self._second_look is None and any(directory.doubtful for directory in self._instances.values()):
+                self._second_look = self._clock.callLater(SECOND_LOOK_SECONDS, self._look_again)
         except Exception as error:
             log.error(
                 "looking for changed documents failed with {reason}",
                 event="directory.failed",
                 reason=type(error).__name__,
             )
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._poll()
 
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         return execute(self._destination, request)
@@ -136,12 +151,8 @@ class Store(Service):
             case ClientCredentials() as grant, Bearer(user, token) if user == destination.user:
                 fresh = await self._tokens.renew(grant, token)
                 return None if fresh is None else Resolution(destination, Bearer(user, fresh))
-            case ClientCredentials(), _:
-                return await self._resolve(request)
-            case credential, _ if credential == refused:
-                return None
-            case credential, _:
-                return Resolution(destination, credential)
+        resolution = await self._resolve(request)
+        return None if resolution.credential == refused else resolution
 
     def _destination(self, request: DestinationRequest) -> Destination:
         _refuse_what_folders_lack(request)
@@ -152,7 +163,7 @@ class Store(Service):
                 Refusal(
                     Stage.RESOLVE,
                     Reason.RESOURCE_INVALID,
-                    f"there is no destination service instance {name!r}"
+                    f"there is no destination service instance {quoted(name)}"
                     if name
                     else "the Destination names no instance, and none is the default",
                     "correct spec.destinationServiceInstanceName, or the instances of the configuration",
@@ -187,7 +198,7 @@ def _refuse_what_folders_lack(request: DestinationRequest) -> None:
             Refusal(
                 Stage.RESOLVE,
                 Reason.FRAGMENT_NOT_FOUND,
-                f"spec.fragmentRef.name is {request.fragment!r}, and a folder of documents has no fragments",
+                f"spec.fragmentRef.name is {quoted(request.fragment)}, and a folder of documents has no fragments",
                 "merge the fragment into the document, or mark it as optional",
             )
         )
@@ -197,7 +208,7 @@ def _refuse_what_folders_lack(request: DestinationRequest) -> None:
                 Refusal(
                     Stage.RESOLVE,
                     Reason.RESOURCE_INVALID,
-                    f"{path} is {given!r}, which a folder of documents does not know",
+                    f"{path} is {quoted(given)}, which a folder of documents does not know",
                     f"remove {path}, or use an instance of the Destination service",
                 )
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from attrs import frozen
 from treq.client import HTTPClient
@@ -94,8 +94,8 @@ class Client:
 
         @param queries: are appended to those of `url`
         @param form: becomes the body, `application/x-www-form-urlencoded`
-        @return: fails with L{RefusedError} (no connection), L{TooLargeError},
-            L{twisted.internet.defer.TimeoutError}, or what twisted.web raises for a broken answer
+        @return: fails with L{RefusedError} (no connection), L{TooLargeError}, L{TooSlowError}, or what
+            twisted.web raises for a broken answer
         """
 
         async def exchange() -> Answer:
@@ -111,7 +111,7 @@ class Client:
             )
             return Answer(response.code, response.headers, await _body(response))
 
-        return Deferred.fromCoroutine(exchange()).addTimeout(DEADLINE, self._clock)
+        return Deferred.fromCoroutine(exchange()).addTimeout(DEADLINE, self._clock, _too_slow)
 
 
 def client(
@@ -193,13 +193,14 @@ class _WatchFactory(Factory):
 class _Watch(Protocol):
     """Stands between a connection and its protocol and breaks off what is too much or too slow."""
 
+    _silence: IDelayedCall
+
     def __init__(self, inner: IProtocol, clock: IReactorTime, seconds: float) -> None:
         self.inner = inner
         self._clock = clock
         self._seconds = seconds
         self._room = BODY_LIMIT + HEAD_LIMIT
         self._broken: Exception | None = None
-        self._silence: IDelayedCall | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         self.transport = transport
@@ -208,17 +209,14 @@ class _Watch(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._room -= len(data)
-        if self._broken is not None:
-            return
         if self._room < 0:
             self._break_off(TooLargeError())
-            return
-        if self._silence is not None:
+        else:
             self._silence.reset(self._seconds)
-        self.inner.dataReceived(data)
+            self.inner.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._silence is not None and self._silence.active():
+        if self._silence.active():
             self._silence.cancel()
         self.inner.connectionLost(reason if self._broken is None else Failure(self._broken))
 
@@ -274,6 +272,10 @@ class _Octets:
         """All is written already."""
 
 
+def _too_slow(result: object, seconds: float) -> NoReturn:
+    raise TooSlowError
+
+
 def _body(response: IResponse) -> Deferred[bytes]:
     collector = _Body()
     response.deliverBody(collector)
@@ -305,5 +307,4 @@ class _Body(Protocol):
             self.done.errback(reason)
 
     def _stop(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        cast(Any, self.transport).loseConnection()

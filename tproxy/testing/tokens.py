@@ -155,6 +155,7 @@ class TokenEndpoint(Resource):
         request.setResponseCode(answer.status)
         for name, value in answer.headers:
             request.setHeader(name.encode(), value.encode())
+        request.setHeader(b"Content-Length", str(len(answer.body)).encode())
         if answer.after == 0:
             return answer.body
         gone = request.notifyFinish()
