@@ -178,6 +178,14 @@ class StoreTests(SynchronousTestCase):
         optional = DestinationRequest("", "mail", fragment="f", fragment_optional=True)
         self.assertEqual(self.successResultOf(store.describe(optional)).name, "mail")
 
+    def test_invalid_document(self) -> None:
+        """What a document lacks is told with its file and the property."""
+        file = self.directory / "mail.json"
+        write(file, {name: value for name, value in BASIC.items() if name != "mail.user"})
+        refusal = self.refusal(self.store().describe(MAIL))
+        self.assertEqual(refusal.reason, Reason.DOCUMENT_INVALID)
+        self.assertIn(f"{file}: mail.user is missing", refusal.message)
+
     def test_no_default_instance(self) -> None:
         """Who names no instance, where none is the default, is told so."""
         self.assertIn("names no instance", self.refusal(self.store("").describe(MAIL)).message)

@@ -50,9 +50,10 @@ class _ReadError(FileError):
 
 @frozen
 class Document:
-    """A document as it was written, and the folder that it was found in: a tenant's or the common one."""
+    """A document as it was written, its file, and whose folder it was found in: a tenant's or the common one."""
 
     values: Mapping[str, object] = field(repr=False)
+    file: Path
     folder: Tenant
 
 
@@ -113,9 +114,10 @@ class Directory:
         @raise RefusedError: if there is none, or one that never was good
         """
         for folder in dict.fromkeys((tenant, PROVIDER)):
-            good = self._good((folder, f"{name}.json"))
+            key = folder, f"{name}.json"
+            good = self._good(key)
             if isinstance(good, Mapping):
-                return Document(good, folder)
+                return Document(good, self._file(key), folder)
         raise RefusedError(
             Refusal(
                 Stage.RESOLVE,
@@ -144,6 +146,9 @@ class Directory:
             )
         )
 
+    def _file(self, key: _Key) -> Path:
+        return self._path.joinpath(*filter(None, key))
+
     def _good(self, key: _Key) -> Mapping[str, object] | str | None:
         """What serves for this file; None if there is surely no such file."""
         kept = self._kept.get(key)
@@ -159,7 +164,7 @@ class Directory:
         kept = self._kept.get(key)
         if kept is not None and kept.signature == signature and signature:
             return kept
-        file = self._path.joinpath(*filter(None, key))
+        file = self._file(key)
         try:
             content = _read(file)
             good = parse(content, file.stem) if file.suffix == ".json" else certificates(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -170,9 +171,13 @@ class Store(Service):
                 )
             )
         found = instance.find(request.name, request.tenant)
-        destination = document.parse(
-            found.values, request, self._rules, lambda location: instance.authority(location, found.folder)
-        )
+        try:
+            destination = document.parse(
+                found.values, request, self._rules, lambda location: instance.authority(location, found.folder)
+            )
+        except RefusedError as error:
+            refusal = error.refusal
+            raise RefusedError(evolve(refusal, message=f"{found.file}: {refusal.message}")) from None
         self._warn(name, found.folder, destination)
         return destination
 
