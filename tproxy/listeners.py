@@ -14,6 +14,8 @@ from twisted.logger import Logger
 from tproxy.model import Binding, ListenerKey, RefusedError
 from tproxy.operator.plan import Listening, unbindable
 
+log = Logger()
+
 
 class Sessions(Protocol):
     """What serves a listener's connections and knows them. A new `binding` concerns new connections only."""
@@ -37,8 +39,6 @@ class Listeners:
     @param endpoint: makes what listens on an address and a port
     @param factory: makes the L{IProtocolFactory} that serves a binding
     """
-
-    log = Logger()
 
     def __init__(
         self, endpoint: Callable[[str, int], IStreamServerEndpoint], factory: Callable[[Binding], Sessions]
@@ -73,7 +73,7 @@ class Listeners:
             raise RefusedError(unbindable(address, port, error.errno)) from None
         sessions.binding = binding
         self._open[binding.key] = _Port(Listening(binding, port), sessions, opened)
-        self.log.info(
+        log.info(
             "{listener} answers at {address}:{port}",
             event="listener.opened",
             address=address,
@@ -88,7 +88,7 @@ class Listeners:
         there = self._open[binding.key]
         there.sessions.binding = binding
         there.listening = evolve(there.listening, binding=binding)
-        self.log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
+        log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
 
     @inlineCallbacks
     def close(self, key: ListenerKey, reason: str) -> Generator[Deferred[Any], Any, None]:
@@ -96,7 +96,7 @@ class Listeners:
         there = self._open.pop(key, None)
         if there is None:
             return
-        self.log.info(
+        log.info(
             "{listener} is closed: {message}",
             event="listener.closed",
             port=there.listening.port,

@@ -12,6 +12,8 @@ import yaml
 from attrs import frozen
 from twisted.logger import Logger
 
+log = Logger()
+
 FILE_LIMIT = 1024 * 1024
 """The longest file that is read, in bytes."""
 
@@ -52,8 +54,6 @@ class Folder:
     A file that has changed, or is gone, is believed at the second look that sees it so: it may have been in the
     middle of being written.
     """
-
-    log = Logger()
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -105,7 +105,7 @@ class Folder:
         except OSError as error:
             if not self._unreadable:
                 self._unreadable = True
-                self.log.error(
+                log.error(
                     "The folder of resources {file} cannot be read ({reason}); what runs goes on",
                     event="resources.unreadable",
                     file=str(self._directory),
@@ -123,7 +123,7 @@ class Folder:
         try:
             manifests = tuple(read(path))
         except BrokenFileError as error:
-            self.log.error(
+            log.error(
                 "{file}:{line}: {message}; what the file said before stays in force",
                 event="resources.broken",
                 file=str(path),

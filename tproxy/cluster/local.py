@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.cluster.folder import Folder, Manifest
@@ -27,6 +26,8 @@ from tproxy.interfaces import ICluster
 from tproxy.model import PROVIDER, ListenerKey, Reason, Refusal, RefusedError, Stage
 from tproxy.operator.manifests import ListenerStatus, Name, Rejected, Resource, Status, parse
 from tproxy.operator.plan import Claim, Record, Release, SetStatus, Snapshot, unbindable
+
+log = Logger()
 
 __all__ = ["LocalCluster", "read_state"]
 
@@ -52,8 +53,6 @@ class LocalCluster(Service):
     @raise ConfigError: the state file is damaged
     """
 
-    log = Logger()
-
     def __init__(self, config: Config, clock: IReactorTime, bind: Callable[[str, int], None] | None = None) -> None:
         self._config = config
         self._clock = clock
@@ -74,7 +73,7 @@ class LocalCluster(Service):
     def startService(self) -> None:
         """Look at the folder now and once a second from then on."""
         Service.startService(self)
-        self._polling.start(POLL_SECONDS).addErrback(self._gave_up)
+        self._polling.start(POLL_SECONDS)
 
     def stopService(self) -> None:
         """Look no more, and leave in the state file that nothing answers."""
@@ -154,7 +153,7 @@ class LocalCluster(Service):
                 f"the state file {path} cannot be written ({os.strerror(error.errno or 0)})",
                 "give tproxy the right and the room to write it",
             )
-            self.log.error("{message}", event="state.unwritable", file=str(path), message=str(refusal))
+            log.error("{message}", event="state.unwritable", file=str(path), message=str(refusal))
             for done in waiting:
                 done.errback(RefusedError(refusal))
             return
@@ -163,6 +162,16 @@ class LocalCluster(Service):
             done.callback(None)
 
     def _poll(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            log.critical(
+                "looking at the folder of resources failed with {reason}",
+                event="resources.failed",
+                reason=type(error).__name__,
+            )
+
+    def _look(self) -> None:
         changed = self._folder.look()
         if self._folder.settling:
             self._again = self._clock.callLater(SETTLE_SECONDS, self._poll)
@@ -175,13 +184,6 @@ class LocalCluster(Service):
                 self._write_soon()
             for watcher in self._watchers:
                 watcher()
-
-    def _gave_up(self, failure: Failure) -> None:
-        self.log.critical(
-            "The folder of resources is not looked at any more ({reason})",
-            event="resources.abandoned",
-            reason=failure.type.__name__ if failure.type else "",
-        )
 
     def _judge(self) -> tuple[Resource | Rejected, ...]:
         """The resources of all files; of one that is there twice, the one that was first serves."""
@@ -212,9 +214,7 @@ class LocalCluster(Service):
                     resource = evolve(resource, refused=(*resource.refused, (PROVIDER, refusal)))
             resources.append(resource)
         for path, line, message in sorted(complaints - self._complaints):
-            self.log.warn(
-                "{file}:{line}: {message}", event="resource.refused", file=str(path), line=line, message=message
-            )
+            log.warn("{file}:{line}: {message}", event="resource.refused", file=str(path), line=line, message=message)
         self._homes, self._complaints = homes, complaints
         return tuple(resources)
 

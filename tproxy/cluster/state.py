@@ -101,7 +101,7 @@ def _record(item: Any) -> Record:
         _number(item["port"], 1),
         _number(item["asked"]),
         _truth(item["active"]),
-        tuple(map(_number, reserved)),
+        tuple(_number(port, 1) for port in reserved),
     )
 
 

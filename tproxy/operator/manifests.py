@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
 
+from tproxy import names
 from tproxy.config import Config
 from tproxy.model import (
     PROVIDER,
@@ -251,11 +252,15 @@ def _tenants(annotations: Mapping[object, object], config: Config) -> tuple[Tena
         raise _invalid_tenants(f"names {len(subdomains)} tenants, more than {TENANT_LIMIT}")
     seen: set[Tenant] = set()
     for subdomain in subdomains:
-        if not isinstance(subdomain, str) or not _LABEL.fullmatch(subdomain):
-            raise _invalid_tenants(f"holds {_shown(subdomain)}, which is no subdomain")
-        if subdomain in seen:
+        if not isinstance(subdomain, str):
+            raise _invalid_tenants(f"holds {_shown(subdomain)}, which is no text")
+        try:
+            tenant = names.subdomain(subdomain)
+        except ValueError as error:
+            raise _invalid_tenants(f"holds {_shown(subdomain)}, which {error}") from None
+        if tenant in seen:
             raise _invalid_tenants(f"holds {_shown(subdomain)} twice")
-        seen.add(Tenant(subdomain))
+        seen.add(tenant)
     return tuple(sorted(seen))
 
 
@@ -352,9 +357,8 @@ def _shown(value: object) -> str:
         and not isinstance(value, str | bool | float)
         and not (type(value) is int and abs(value) < 2**64)
     ):
-        return f"a {type(value).__name__}"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+        return {list: "a list", dict: "a mapping", int: "a huge number"}.get(type(value), f"a {type(value).__name__}")
+    return names.quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _no_service_name(key: ListenerKey) -> Refusal:

@@ -360,10 +360,11 @@ def _rejection(resource: Rejected, kept: Sequence[ListenerKey], observed: Observ
     """A resource that is wrong as a whole: what was open goes on."""
     reason, message = condition_reason(resource.refusal.reason), shortened(str(resource.refusal))
     rows = []
-    for key in kept or (ListenerKey(resource.namespace, resource.name),):
+    for key in kept:
         there = observed.listening.get(key)
         address, port = (observed.cluster.address, there.port) if there else ("", 0)
         rows.append(ListenerStatus(key, address, port, there is not None, reason, message))
+    rows = rows or [_down(ListenerKey(resource.namespace, resource.name), resource.refusal)]
     return Status(False, reason, message, tuple(rows))
 
 

@@ -34,6 +34,8 @@ from tproxy.operator.plan import (
     subject,
 )
 
+log = Logger()
+
 LOOK_UP_SECONDS = 30.0
 """How long a store may take to describe a destination."""
 PERFORM_SECONDS = 60.0
@@ -148,7 +150,16 @@ class Descriptions:
             return
         before = self.known.get(request)
         if isinstance(answer, Refusal) and answer.reason in TRANSIENT:
-            self._pauses.rest(request)
+            seconds = self._pauses.rest(request)
+            log.warn(
+                "the destination {destination} is not known for now: {message}",
+                event="destination.unanswered",
+                destination=request.name,
+                tenant=request.tenant,
+                reason=answer.reason.value,
+                message=str(answer),
+                seconds=round(seconds, 1),
+            )
             if before is not None:
                 return
         else:
@@ -168,8 +179,6 @@ class Reconciler(Service):
     @param interval: after how many seconds everything is looked at again unasked
     @param chance: gives a number from 0 to 1, so that what failed together is not tried again together
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -261,13 +270,15 @@ class Reconciler(Service):
     def _settled(self, result: object, name: Name) -> None:
         del self._busy[name]
         if isinstance(result, Failure):
-            self.log.critical("Actions were left undone ({reason})", event="actions.undone", reason=_kind(result))
+            log.critical("Actions were left undone ({reason})", event="actions.undone", reason=_kind(result))
         self.poke()
 
     @inlineCallbacks
     def _attempt(self, whose: ListenerKey | Name, steps: Sequence[Action]) -> Generator[Deferred[Any], Any, bool]:
         """Carry out actions of one listener or resource, up to the first that fails."""
         for step in steps:
+            if not self.running:
+                return False
             try:
                 yield maybeDeferred(self._perform, step).addTimeout(PERFORM_SECONDS, self._clock)
             except Exception:
@@ -279,7 +290,7 @@ class Reconciler(Service):
     def _failed(self, whose: ListenerKey | Name, step: Action, refusal: Refusal) -> None:
         if isinstance(step, Claim | Open) and refusal.reason is Reason.PORT_NOT_AVAILABLE:
             self._blocked.add(step.port)
-            self.log.warn(
+            log.warn(
                 "{listener}: {message}",
                 event="port.blocked",
                 listener=str(whose),
@@ -289,7 +300,7 @@ class Reconciler(Service):
             return
         seconds = self._pauses.rest(whose)
         self._failures[whose] = refusal
-        self.log.error(
+        log.error(
             "{key}: {message}; tried again in {seconds} s",
             event="action.failed",
             key="/".join(whose) if isinstance(whose, tuple) else str(whose),
@@ -308,7 +319,7 @@ class Reconciler(Service):
             case Close(key, reason):
                 return self._listeners.close(key, reason)
             case Claim(key, port, _, instead) if instead:
-                self.log.warn(
+                log.warn(
                     "{listener}: {message}",
                     event="port.other",
                     listener=str(key),
@@ -321,7 +332,7 @@ class Reconciler(Service):
         """Log what is new about listeners that do not serve."""
         for row in status.listeners:
             if not row.available and (before is None or row not in before.listeners):
-                self.log.warn(
+                log.warn(
                     "{listener} is not served: {message}",
                     event="listener.refused",
                     listener=str(row.key),
