@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
@@ -60,3 +61,10 @@ class HalfClosing(Recorder):
 
     def writeConnectionLost(self) -> None:
         """Not used."""
+
+
+async def turn() -> None:
+    """Let the reactor look at its sockets once."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(0, waiting.callback, None)
+    await waiting

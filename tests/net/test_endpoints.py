@@ -26,7 +26,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.peers import Recorder, tcp_pair
+from tests.peers import Recorder, tcp_pair, turn
 from tproxy.model import Reason, RefusedError, Stage, Trust
 from tproxy.net.endpoints import Connector, Listening, _Race
 from tproxy.net.guard import Guard
@@ -423,10 +423,3 @@ class TransportTests(TestCase):
         transport.abortConnection()
         self.assertIs(await recorder.ended, ConnectionLost)
         far.close()
-
-
-async def turn() -> None:
-    """Let the reactor look at its sockets once."""
-    waiting: Deferred[None] = Deferred()
-    reactor.callLater(0, waiting.callback, None)
-    await waiting

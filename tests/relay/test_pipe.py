@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.peers import HalfClosing, tcp_pair
+from tests.peers import HalfClosing, tcp_pair, turn
 from tproxy.net.transport import Transport
 from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
 
@@ -60,7 +60,7 @@ class PipeTests(TestCase):
         send(self.application, up)
         self.assertEqual(await self.application.hears(len(down)), down)
         self.assertEqual(await self.server.hears(len(up)), up)
-        self.assertEqual((self.pipe.received, self.pipe.sent), (len(up), len(down)))
+        self.assertEqual((self.downstream.received, self.downstream.sent), (len(up), len(down)))
         await self.end()
 
     async def test_what_is_left_is_delivered(self) -> None:
@@ -135,9 +135,7 @@ class PipeTests(TestCase):
         while not paused.called:
             self.server.transport.write(chunk)
             written += len(chunk)
-            turn: Deferred[None] = Deferred()
-            reactor.callLater(0, turn.callback, None)
-            await turn
+            await turn()
         self.assertTrue(self.downstream.undelivered)
         self.assertLess(sum(map(len, self.downstream._pending)), 1_000_000)
         self.server.transport.unregisterProducer()
@@ -150,16 +148,8 @@ class PipeTests(TestCase):
         self.application.transport.pauseProducing()
         data = b"x" * 30_000_000
         self.server.transport.write(data)
-        stalled: Deferred[None] = Deferred()
-        upstream_pause = self.upstream.pauseProducing
-
-        def paused() -> None:
-            upstream_pause()
-            if not stalled.called:
-                stalled.callback(None)
-
-        self.upstream.pauseProducing = paused
-        await stalled
+        while not self.downstream.undelivered:
+            await turn()
         self.pipe.end()
         self.clock.advance(DELIVERY_SECONDS)
         self.application.transport.resumeProducing()

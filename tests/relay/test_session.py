@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.peers import HalfClosing, Recorder
+from tests.peers import HalfClosing, Recorder, turn
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Binding,
@@ -440,10 +440,3 @@ class SessionTests(TestCase):
 def resolution(port: int, credential: Password | NoCredential) -> Resolution:
     destination = Destination("example-dest-imap", Route("imap4", "127.0.0.1", port), "user", credential)
     return Resolution(destination, credential)
-
-
-async def turn() -> None:
-    """Let the reactor look at its sockets once."""
-    waiting: Deferred[None] = Deferred()
-    reactor.callLater(0, waiting.callback, None)
-    await waiting

@@ -7,13 +7,11 @@ a small descriptor of its own: handshaking, open (`Transport`), lingering.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from attrs import frozen
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
@@ -41,8 +39,14 @@ PLAIN_READ = 64 * 1024
 TLS_RECORD = 16 * 1024
 """The longest TLS record: whoever reads this much at once leaves nothing behind in the TLS object."""
 
-READS_PER_EVENT = 8
+RECORDS_AT_ONCE = 8
 LINGER_SECONDS = 2.0
+
+BLOCKED = (BlockingIOError, SSL.WantReadError, SSL.WantWriteError)
+"""Not now: the reactor says when."""
+
+BROKEN = (OSError, SSL.Error)
+"""Never again."""
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -70,58 +74,8 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-@frozen
-class _Plain:
-    """Bytes as they are."""
-
-    sock: socket.socket
-
-    def receive(self) -> bytes:
-        return self.sock.recv(PLAIN_READ)
-
-    def send(self, octets: memoryview) -> int:
-        return self.sock.send(octets)
-
-    def finish(self) -> None:
-        """Nothing to say before the end."""
-
-
-@frozen
-class _Encrypted:
-    """Bytes through TLS, in the words of a non-blocking socket."""
-
-    connection: SSL.Connection
-
-    def receive(self) -> bytes:
-        try:
-            return self.connection.recv(TLS_RECORD)
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
-        except SSL.ZeroReturnError:
-            return b""
-        except SSL.SysCallError as error:
-            if error.args[0] == -1:  # an end without close_notify, which many servers do
-                return b""
-            raise OSError(*error.args) from None
-        except SSL.Error as error:
-            if any("unexpected eof" in reason for *_, reason in error.args[0]):
-                return b""
-            raise ConnectionAbortedError(errno.ECONNABORTED, "TLS record refused") from None
-
-    def send(self, octets: memoryview) -> int:
-        try:
-            return self.connection.send(octets[:TLS_RECORD])
-        except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
-        except SSL.SysCallError as error:
-            raise OSError(*error.args) from None
-        except SSL.Error:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "TLS ended") from None
-
-    def finish(self) -> None:
-        """Say close_notify, if the peer still takes it."""
-        with suppress(SSL.Error):
-            self.connection.shutdown()
+def _ignore(octets: bytes) -> None:
+    """Nobody listens any more."""
 
 
 @implementer(ITransport, IPushProducer, IReadWriteDescriptor)
@@ -130,28 +84,74 @@ class Transport:
 
     Where writes pile up, a registered producer is paused until they are gone. A protocol that is
     `IHalfCloseableProtocol` is told of a FIN and may go on writing; for another one that is the end.
-    `protocol` may be replaced at any time.
+    `protocol` may be replaced at any time. `received` and `sent` count bytes.
     """
 
-    disconnecting = False
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_connection",
+        "_hear",
+        "_host",
+        "_most",
+        "_offset",
+        "_peer",
+        "_pending",
+        "_producer",
+        "_protocol",
+        "_reactor",
+        "_read_ended",
+        "_reading",
+        "_receive",
+        "_send",
+        "_socket",
+        "disconnecting",
+        "received",
+        "sent",
+    )
 
     def __init__(self, reactor: Reactor, sock: socket.socket, connection: SSL.Connection | None = None) -> None:
         self._reactor = reactor
         self._socket = sock
-        self._channel: _Plain | _Encrypted = _Plain(sock) if connection is None else _Encrypted(connection)
         self._host = address_of(sock.getsockname())
         self._peer = address_of(sock.getpeername())
         self._pending: list[bytes] = []
         self._offset = 0
         self._producer: IPushProducer | None = None
-        self._reading = self._read_ended = self._closed = False
-        self.protocol: IProtocol | None = None
+        self._reading = self._read_ended = self._closed = self.disconnecting = False
+        self._protocol: IProtocol | None = None
+        self._hear: Callable[[bytes], None] = _ignore
+        self.received = self.sent = 0
+        self._speak(connection)
+
+    def _speak(self, connection: SSL.Connection | None) -> None:
+        """Send and receive through TLS, or as it is."""
+        self._connection = connection
+        channel = self._socket if connection is None else connection
+        self._receive: Callable[[int], bytes] = channel.recv
+        self._send: Callable[[bytes | memoryview], int] = channel.send
+        self._most = PLAIN_READ if connection is None else TLS_RECORD
 
     def begin(self, protocol: IProtocol) -> None:
         """Give the connection to `protocol` and start to read."""
         self.protocol = protocol
         self.resumeProducing()
         protocol.makeConnection(self)
+
+    @property
+    def protocol(self) -> IProtocol:
+        """Who is told what the peer says and how the connection ends."""
+        assert self._protocol is not None  # noqa: S101
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+        self._hear = protocol.dataReceived
+
+    def carry_to(self, hear: Callable[[bytes], None]) -> None:
+        """From now on what the peer says goes to `hear`; the protocol is still told of the end."""
+        self._hear = hear
 
     # the reactor's side
 
@@ -162,32 +162,48 @@ class Transport:
         return "tproxy"
 
     def doRead(self) -> None:
-        for _ in range(READS_PER_EVENT):
-            try:
-                octets = self._channel.receive()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._lost(ConnectionLost(error.strerror))
-                return
-            if not octets:
-                self._peer_ended()
-                return
-            self._protocol.dataReceived(octets)
-            if not self._reading or isinstance(self._channel, _Plain):
-                break
+        try:
+            octets = self._receive(self._most)
+        except BLOCKED:
+            return
+        except BROKEN as error:
+            self._read_failed(error)
+            return
+        if not octets:
+            self._peer_ended()
+        elif self._connection is None or len(octets) < TLS_RECORD:
+            self.received += len(octets)
+            self._hear(octets)
+        else:
+            self._gather(octets)
+
+    def _gather(self, octets: bytes) -> None:
+        """A whole TLS record came: more are likely there, and one write for all is cheaper."""
+        records, end = [octets], None
+        try:
+            while len(records) < RECORDS_AT_ONCE and len(records[-1]) == TLS_RECORD:
+                records.append(self._receive(TLS_RECORD))
+        except BLOCKED:
+            pass
+        except BROKEN as error:
+            end = error
+        octets = b"".join(records)
+        self.received += len(octets)
+        self._hear(octets)
+        if end is not None and not self._closed:
+            self._read_failed(end)
 
     def doWrite(self) -> None:
         try:
             while self._pending:
                 first = self._pending[0]
-                self._offset += self._channel.send(memoryview(first)[self._offset :])
+                self._offset += self._send(memoryview(first)[self._offset :])
                 if self._offset == len(first):
                     del self._pending[0]
                     self._offset = 0
-        except BlockingIOError:
+        except BLOCKED:
             return
-        except OSError as error:
+        except BROKEN as error:
             self._undeliverable(error)
             return
         self._reactor.removeWriter(self)
@@ -206,21 +222,22 @@ class Transport:
     def write(self, data: bytes) -> None:
         if self._closed or self.disconnecting or not data:
             return
+        self.sent += len(data)
         if self._pending:
             self._pending.append(data)
             return
-        view = memoryview(data)
-        sent = 0
+        done = 0
         try:
-            while sent < len(data):
-                sent += self._channel.send(view[sent:])
-        except BlockingIOError:
+            done = self._send(data)
+            while done < len(data):
+                done += self._send(memoryview(data)[done:])
+        except BLOCKED:
             self._pending.append(data)
-            self._offset = sent
+            self._offset = done
             self._reactor.addWriter(self)
             if self._producer is not None:
                 self._producer.pauseProducing()
-        except OSError as error:
+        except BROKEN as error:
             self._undeliverable(error)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
@@ -286,7 +303,7 @@ class Transport:
         self.pauseProducing()
 
         def secured(connection: SSL.Connection) -> None:
-            self._channel = _Encrypted(connection)
+            self._speak(connection)
             self.resumeProducing()
 
         def refused(failure: Failure) -> Failure:
@@ -297,42 +314,50 @@ class Transport:
 
     # endings
 
-    @property
-    def _protocol(self) -> IProtocol:
-        assert self.protocol is not None  # noqa: S101
-        return self.protocol
+    def _read_failed(self, error: Exception) -> None:
+        match error:
+            case SSL.ZeroReturnError() | SSL.SysCallError(args=(-1, *_)):
+                self._peer_ended()  # with a close_notify, or without one, as many servers do
+            case _:
+                self._lost(ConnectionLost(_words(error)))
 
     def _peer_ended(self) -> None:
         self.pauseProducing()
         self._read_ended = True
-        half = IHalfCloseableProtocol(self.protocol, None) if isinstance(self._channel, _Plain) else None
+        half = IHalfCloseableProtocol(self.protocol, None) if self._connection is None else None
         if half is not None:
             half.readConnectionLost()
         else:
             self._retire()
-            self._channel.finish()
+            self._say_goodbye()
             self._socket.close()
             self._tell(ConnectionDone())
 
-    def _undeliverable(self, error: OSError) -> None:
+    def _undeliverable(self, error: Exception) -> None:
         """The peer takes nothing more; what it said before that is still read, up to its end."""
         self._pending.clear()
         self._reactor.removeWriter(self)
         if self._read_ended or self.disconnecting:
             # whoever writes is in the middle of something: tell of the end in the next turn
-            self._reactor.callLater(0, self._lost, ConnectionLost(error.strerror))
+            self._reactor.callLater(0, self._lost, ConnectionLost(_words(error)))
         elif self._producer is not None:
             self._producer.resumeProducing()
 
     def _finish(self) -> None:
         """All is delivered: end in a way that does not take it back."""
         self._retire()
-        self._channel.finish()
+        self._say_goodbye()
         if self._read_ended:
             self._socket.close()
             self._tell(ConnectionDone())
         else:
             _Lingering(self._reactor, self._socket, lambda: self._tell(ConnectionDone()))
+
+    def _say_goodbye(self) -> None:
+        """Say close_notify, if there is TLS and the peer still takes it."""
+        if self._connection is not None:
+            with suppress(SSL.Error):
+                self._connection.shutdown()
 
     def _lost(self, reason: Exception) -> None:
         if not self._closed:
@@ -347,10 +372,15 @@ class Transport:
         self._reactor.removeWriter(self)
         self._pending.clear()
         self._producer = None
+        self._hear = _ignore
 
     def _tell(self, reason: Exception) -> None:
-        protocol, self.protocol = self._protocol, None
+        protocol, self._protocol = self.protocol, None
         protocol.connectionLost(Failure(reason))
+
+
+def _words(error: Exception) -> str:
+    return error.strerror or "broken" if isinstance(error, OSError) else "broken TLS"
 
 
 @implementer(IReadDescriptor)

@@ -37,28 +37,20 @@ class Pipe:
         self._open = 2
         self._timeout: IDelayedCall | None = None
         self._downstream, self._upstream = downstream, upstream
-        self.received = 0
-        """Bytes from the application."""
-        self.sent = 0
-        """Bytes to the application."""
-        downstream.protocol = _Downstream(self)
-        upstream.protocol = _Upstream(self)
+        downstream.protocol, upstream.protocol = _Downstream(self), _Upstream(self)
         downstream.registerProducer(upstream, True)
         upstream.registerProducer(downstream, True)
-
-    def from_downstream(self, data: bytes) -> None:
-        self.received += len(data)
-        self._upstream.write(data)
-
-    def from_upstream(self, data: bytes) -> None:
-        self.sent += len(data)
-        self._downstream.write(data)
-        if self._timeout is not None and self._timeout.active():
-            self._timeout.reset(SILENCE_SECONDS)
+        downstream.carry_to(upstream.write)
+        upstream.carry_to(downstream.write)
 
     def half_closed(self) -> None:
         """The application has sent its FIN and may still read."""
         self._limit(SILENCE_SECONDS, self._silent)
+        self._upstream.carry_to(self._listen)
+
+    def _listen(self, data: bytes) -> None:
+        self._limit(SILENCE_SECONDS, self._silent)
+        self._downstream.write(data)
 
     def end(self) -> None:
         """End the session from here: at once, but for what the application is still to be given."""
@@ -100,15 +92,13 @@ class Pipe:
         if self._open == 0:
             self._unlimit()
             self._ended()
+            del self._downstream, self._upstream, self._ended
 
 
 @implementer(IHalfCloseableProtocol)
 class _Downstream(Protocol):
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-
-    def dataReceived(self, data: bytes) -> None:
-        self._pipe.from_downstream(data)
 
     def readConnectionLost(self) -> None:
         self._pipe.half_closed()
@@ -123,9 +113,6 @@ class _Downstream(Protocol):
 class _Upstream(Protocol):
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-
-    def dataReceived(self, data: bytes) -> None:
-        self._pipe.from_upstream(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._pipe.upstream_lost(reason)

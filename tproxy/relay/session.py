@@ -145,7 +145,6 @@ class Session:
         }
         self._since = services.clock.seconds()
         self._stage = Stage.RESOLVE
-        self._received = self._sent = 0
         plugin = services.plugins[binding.protocol]
         self._server = Dialogue(plugin.greet(Greeting(binding.key.service, binding.greeting)))
         self._walking: Deferred[None] | None = None
@@ -177,7 +176,7 @@ class Session:
         self.downstream.transport.registerProducer(self._client.transport, True)
         match outcome:
             case HandOver(octets):
-                self._write(octets)
+                self.downstream.transport.write(octets)
                 self._relay(b"")
             case LoggedIn():
                 self._serve(self._server.tell(outcome))
@@ -277,14 +276,13 @@ class Session:
     # the application's side
 
     def heard(self, data: bytes) -> None:
-        if self._received == 0 and data[0] == TLS_HANDSHAKE:
+        if self.downstream.transport.received == len(data) and data[0] == TLS_HANDSHAKE:
             self._give_up("the application began TLS, but this port is plain: turn TLS off in the application")
             return
-        self._received += len(data)
         self._serve(self._server.receive(data))
 
     def half_closed(self) -> None:
-        if self._received == 0 and self._walking is not None:
+        if self.downstream.transport.received == 0 and self._walking is not None:
             self._give_up("the application left before the greeting")
             return
         self._fin = True
@@ -319,7 +317,7 @@ class Session:
         for effect in effects:
             match effect:
                 case Send(octets):
-                    self._write(octets)
+                    self.downstream.transport.write(octets)
                 case Forward(octets):
                     self._upstream.write(octets)
                 case HandOver(octets):
@@ -333,19 +331,15 @@ class Session:
         else:
             self.downstream.transport.pauseProducing()
 
-    def _write(self, octets: bytes) -> None:
-        self._sent += len(octets)
-        self.downstream.transport.write(octets)
-
     @property
     def _upstream(self) -> Transport:
         assert self._client is not None  # noqa: S101
         return self._client.transport
 
     def _relay(self, octets: bytes) -> None:
-        self._write(self._server.rest_upstream())
+        self.downstream.transport.write(self._server.rest_upstream())
         assert self._client is not None  # noqa: S101
-        self._write(self._client.dialogue.rest())
+        self.downstream.transport.write(self._client.dialogue.rest())
         self._upstream.write(octets + self._server.rest())
         self._pipe = Pipe(self._services.clock, self.downstream.transport, self._upstream, self._over)
         if self._fin:
@@ -376,8 +370,8 @@ class Session:
                 "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
                 event="session.ended",
                 seconds=self._seconds(),
-                received=self._received + (self._pipe.received if self._pipe else 0),
-                sent=self._sent + (self._pipe.sent if self._pipe else 0),
+                received=self.downstream.transport.received,
+                sent=self.downstream.transport.sent,
                 **self._fields,
             )
         self._ended(self)
