@@ -63,6 +63,7 @@ class LineReader:
     def unread(self, data: bytes) -> None:
         """Put back what was taken."""
         self._bytes[:0] = data
+        self._searched = 0
 
     def end(self) -> None:
         """The peer will send nothing more: `take` says so once what came before is read."""
@@ -183,7 +184,7 @@ class Dialogue:
         try:
             state, effects = self._step(self.state, event)
             if self._own and (isinstance(event, TLSEstablished) or StartTLS() in effects):
-                raise ProtocolError("The mail server sent bytes between its consent to TLS and the handshake")
+                raise ProtocolError("the mail server sent bytes between its consent to TLS and the handshake")
         except ProtocolError as error:
             stage = self.state.stage
             state, effects = Over(stage), (Refuse(Refusal(stage, Reason.PROTOCOL_VIOLATION, str(error))),)

@@ -126,7 +126,7 @@ def examine(credential: Credential) -> None:
             _examine("mail.password", password.reveal(), _LINE_ENDS)
         case Bearer(user, token):
             _examine("mail.user", user, _CONTROLS)
-            _examine("The access token", token.reveal(), _NOT_VISIBLE)
+            _examine("the access token", token.reveal(), _NOT_VISIBLE)
 
 
 def plain(credential: Password) -> Opening:
@@ -189,10 +189,10 @@ def respond(exchange: Exchange, challenge: bytes) -> tuple[Exchange, bytes]:
             if "e" in attributes:
                 return Denied(), b""
             if not hmac.compare_digest(_decoded(attributes.get("v", "").encode()), signature):
-                raise SASLError("The mail server could not prove that it knows the password")
+                raise SASLError("the mail server could not prove that it knows the password")
             return Spoken(), b""
         case _:
-            raise SASLError("The mail server asked for more than the mechanism has to say")
+            raise SASLError("the mail server asked for more than the mechanism has to say")
 
 
 def may_succeed(exchange: Exchange) -> bool:
@@ -251,13 +251,13 @@ def _decoded(challenge: bytes) -> bytes:
     try:
         return b64decode(challenge, validate=True)
     except binascii.Error:
-        raise SASLError("The mail server sent a challenge that is not base64") from None
+        raise SASLError("the mail server sent a challenge that is not base64") from None
 
 
 def _message(challenge: bytes) -> str:
     text = _decoded(challenge).decode("utf-8", "replace")
     if not _ATTRIBUTES.fullmatch(text):
-        raise SASLError("The mail server sent a challenge that is not SCRAM")
+        raise SASLError("the mail server sent a challenge that is not SCRAM")
     return text
 
 
@@ -269,17 +269,17 @@ def _prove(claimed: Claimed, first: str) -> tuple[Exchange, bytes]:
     """The proof of a SCRAM client, and what the server has to prove in turn (RFC 5802, section 3)."""
     attributes = _attributes(first)
     if "m" in attributes:
-        raise SASLError("The mail server asks for an extension of SCRAM")
+        raise SASLError("the mail server asks for an extension of SCRAM")
     nonce, count = attributes.get("r", ""), attributes.get("i", "")
     if not nonce.startswith(claimed.nonce) or nonce == claimed.nonce:
-        raise SASLError("The mail server did not answer this SCRAM exchange but another")
+        raise SASLError("the mail server did not answer this SCRAM exchange but another")
     if not re.fullmatch("[1-9][0-9]{0,9}", count) or not MIN_ITERATIONS <= int(count) <= MAX_ITERATIONS:
         raise SASLError(
-            f"The mail server asks for a number of SCRAM iterations outside {MIN_ITERATIONS} to {MAX_ITERATIONS}"
+            f"the mail server asks for a number of SCRAM iterations outside {MIN_ITERATIONS} to {MAX_ITERATIONS}"
         )
     salt = _decoded(attributes.get("s", "").encode())
     if not salt:
-        raise SASLError("The mail server sent no salt for SCRAM")
+        raise SASLError("the mail server sent no salt for SCRAM")
     final = f"c=biws,r={nonce}"
     message = f"{claimed.bare},{first},{final}".encode()
     salted = _salted(claimed.password, salt, int(count))

@@ -303,13 +303,12 @@ def _logged_in(state: Conversation, tag: bytes) -> Moved:
 
 def _forward(state: Conversation, tag: bytes, line: Line) -> Moved:
     """A line of a command that the mail server answers, and whatever literal it announces."""
-    match grammar.announced(line.text):
-        case None:
-            phase: Phase = Relaying(tag)
-        case Announced(octets) if octets > LITERAL_LIMIT:
-            return Over(), (HandOver(line.raw),)
-        case Announced(octets, waits):
-            phase = Offering(tag, octets) if waits else Passing(tag, octets)
+    literal = grammar.announced(line.text)
+    if literal is None:
+        return evolve(state, phase=Relaying(tag)), (Forward(line.raw),)
+    if literal.octets > LITERAL_LIMIT:
+        return Over(), (HandOver(line.raw),)
+    phase = Offering(tag, literal.octets) if literal.waits else Passing(tag, literal.octets)
     return evolve(state, phase=phase), (Forward(line.raw),)
 
 

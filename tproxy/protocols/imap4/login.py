@@ -183,7 +183,7 @@ def step(state: State, event: Event) -> Moved:
         case _, Expired():
             return _refuse(refusals.expired(state.stage))
         case _, LineTooLong():
-            raise ProtocolError(f"The mail server sent a line of more than {LOGIN_LINE_LIMIT} bytes")
+            raise ProtocolError(f"the mail server sent a line of more than {LOGIN_LINE_LIMIT} bytes")
 
         # the greeting (RFC 9051, section 7.1)
         case Connected(login), Status(b"*", "OK") if isinstance(event, Line):
@@ -197,7 +197,7 @@ def step(state: State, event: Event) -> Moved:
         case Securing(talk), TLSEstablished():
             return _ask(talk)
         case Securing(), _:
-            raise ProtocolError("Something came in the middle of the TLS handshake")
+            raise ProtocolError("something came in the middle of the TLS handshake")
         case _, Status(b"*", "BYE"):
             return _refuse(refusals.bye(state.stage, said))
         case _, Data() | Status(b"*", "OK" | "NO" | "BAD") if isinstance(state, Conversing) and isinstance(event, Line):
@@ -209,7 +209,7 @@ def step(state: State, event: Event) -> Moved:
         case Consenting(talk), Status(tag, "OK") if tag == talk.tag:
             return Securing(talk), (StartTLS(),)
         case Consenting(talk), Status(tag) if tag == talk.tag:
-            return _refuse(refusals.encryption("The mail server offers STARTTLS but refuses it"))
+            return _refuse(refusals.encryption("the mail server offers STARTTLS but refuses it"))
 
         # CAPABILITY, AUTHENTICATE, LOGIN (RFC 9051, sections 6.1.1, 6.2.2, 6.2.3; RFC 4959)
         case Asking(talk), Status(tag, "OK") if tag == talk.tag:
@@ -234,7 +234,7 @@ def step(state: State, event: Event) -> Moved:
         case Confirming(talk), Status(tag) if tag == talk.tag:
             return _refuse(refusals.session(said))
         case _:
-            raise ProtocolError("The mail server said something that does not belong here")
+            raise ProtocolError("the mail server said something that does not belong here")
 
 
 def _greeted(login: Login, said: Status, line: Line) -> Moved:
@@ -261,7 +261,7 @@ def _secure(talk: Talk, greeting: bytes, listed: Capabilities) -> Moved:
         talk, sent = talk.command(b"STARTTLS")
         return Consenting(talk), (sent,)
     if not talk.login.plaintext_allowed:
-        return _refuse(refusals.encryption("The mail server offers no STARTTLS"))
+        return _refuse(refusals.encryption("the mail server offers no STARTTLS"))
     if isinstance(talk.login.credential, NoCredential):
         return Over(), (HandOver(greeting),)
     return _begin(talk, listed, PLAINTEXT_ORDER)
@@ -339,9 +339,9 @@ def _accepted(talk: Talk, said: Status, listed: Capabilities | None) -> Moved:
 def _noted(state: Conversing, said: Data | Status, line: Line) -> Conversing:
     talk = evolve(state.talk, untagged=state.talk.untagged + 1)
     if talk.untagged > MAX_UNTAGGED:
-        raise ProtocolError(f"The mail server said more than {MAX_UNTAGGED} things that nobody asked for")
+        raise ProtocolError(f"the mail server said more than {MAX_UNTAGGED} things that nobody asked for")
     if isinstance(said, Data) and grammar.announced(line.text):
-        raise ProtocolError("The mail server sent a literal before the login was done")
+        raise ProtocolError("the mail server sent a literal before the login was done")
     match state, said:
         case Consenting(), _:
             return evolve(state, talk=talk)
@@ -357,7 +357,7 @@ def _listed(said: Status, listed: Capabilities | None) -> Capabilities:
     if said.code == "CAPABILITY":
         return grammar.capabilities(said.arguments)
     if listed is None:
-        raise ProtocolError("The mail server did not list its capabilities when it was asked to")
+        raise ProtocolError("the mail server did not list its capabilities when it was asked to")
     return listed
 
 

@@ -84,4 +84,4 @@ def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
                     return evolve(state, flow=grammar.follow(state.flow, event)), ()
         case Asked(), Line() | Literal():
             return evolve(state, flow=grammar.follow(state.flow, event)), ()
-    raise ProtocolError("The mail server said something that does not belong here")
+    raise ProtocolError("the mail server said something that does not belong here")
