@@ -15,7 +15,7 @@ SHELL_AROUND := tproxy/assembly.py,tproxy/cli.py,tproxy/listeners.py,tproxy/tap.
 
 .PHONY: help
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to try: until Ctrl-C
@@ -39,6 +39,16 @@ lint: $(VENV)/.tested  ## style, import rule, types
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
+.PHONY: bench
+bench: $(VENV)/.tested  ## tproxy beside haproxy, nginx, stunnel and Dovecot: about 15 minutes
+	@bench/packages
+	@$(BIN)/python -m bench
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.tested  ## the same in two minutes; fails where a goal is missed by far
+	@bench/packages
+	@$(BIN)/python -m bench --quick
+
 .PHONY: packages
 packages:
 	@.ci/packages
@@ -46,7 +56,7 @@ packages:
 .PHONY: clean
 clean:  ## remove all that was made here
 	rm -rf .venv .venv-* build dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache .tox
-	find tproxy twisted tests -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
+	find tproxy twisted tests bench -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
 
 # A normal install, made anew when a file of it changed: plug-ins don't show in an editable one.
 
