@@ -467,7 +467,16 @@ class SessionTests(TestCase):
             await self.over(application)
             return watched
 
-        for way in (relayed, talked, refused):
+        async def refused_upstream() -> list[weakref.ref[object]]:
+            coming = Deferred.fromCoroutine(self.server())
+            application = await self.application()
+            server = await coming
+            watched = self.watch()
+            await self.log_in(server, b"NO no")
+            await self.over(application)
+            return watched
+
+        for way in (relayed, talked, refused_upstream, refused):
             gc.collect()
             gc.disable()
             self.addCleanup(gc.enable)

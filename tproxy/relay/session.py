@@ -267,6 +267,7 @@ class Session:
             case CancelledError():
                 pass
             case RefusedError(refusal=refusal):
+                failure.cleanFailure()  # its traceback holds this session, and itself
                 self.refuse(refusal)
             case error:
                 log.failure("{event}", failure, event="session.failed", **self._fields)
