@@ -324,7 +324,7 @@ class Reconciler(Service):
                     event="port.other",
                     listener=str(key),
                     port=port,
-                    message=f"port {instead} is not free for it, it gets {port}",
+                    message=f"port {instead} is not to be had, port {port} is taken instead",
                 )
         return self._cluster.perform(action)
 
