@@ -248,7 +248,7 @@ class Ports(ReconcilerTestCase):
         self.assertEqual(
             [event["event"] for event in events], ["port.blocked", "port.other", "port.blocked", "port.other"]
         )
-        self.assertIn("port 993 is not to be had, port 10001 is taken", events[-1]["message"])
+        self.assertIn("port 993 is not free for it, it gets 10001", events[-1]["message"])
 
     def test_recorded_port_busy(self):
         """A recorded port that somebody else has got is replaced, with a log line, and stays reserved."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import Callable
 from ipaddress import ip_network
 
@@ -435,6 +437,60 @@ class SessionTests(TestCase):
         self.clock.advance(GREETING_SECONDS)
         while self.factory.sessions:
             await turn()
+
+    async def test_nothing_is_left(self) -> None:
+        """A session that is over is freed at once, without the garbage collector's help, however it ended."""
+
+        async def relayed() -> list[weakref.ref[object]]:
+            application, server = await self.session()
+            application.transport.write(b"1 IDLE\r\n")
+            await server.hears(8)
+            watched = self.watch()
+            server.transport.loseConnection()
+            await self.over(application)
+            return watched
+
+        async def talked() -> list[weakref.ref[object]]:
+            application, server = await self.session()
+            watched = self.watch()
+            application.transport.write(b"1 LOGOUT\r\n")
+            await server.ended
+            await self.over(application)
+            return watched
+
+        async def refused() -> list[weakref.ref[object]]:
+            self.store.answer = lambda: fail(RefusedError(Refusal(Stage.RESOLVE, Reason.DOCUMENT_INVALID, "no")))
+            application = await self.application()
+            while not self.factory.sessions:
+                await turn()
+            watched = self.watch()
+            await self.over(application)
+            return watched
+
+        async def refused_upstream() -> list[weakref.ref[object]]:
+            coming = Deferred.fromCoroutine(self.server())
+            application = await self.application()
+            server = await coming
+            watched = self.watch()
+            await self.log_in(server, b"NO no")
+            await self.over(application)
+            return watched
+
+        for way in (relayed, talked, refused_upstream, refused):
+            gc.collect()
+            gc.disable()
+            self.addCleanup(gc.enable)
+            watched = await way()
+            self.servers.clear()
+            self.events.clear()
+            await turn()
+            self.assertEqual([each() for each in watched if each() is not None], [], way.__name__)
+            gc.enable()
+
+    def watch(self) -> list[weakref.ref[object]]:
+        (session,) = self.factory.sessions
+        upstream = [] if session._client is None else [session._client, session._client.transport]
+        return [weakref.ref(each) for each in (session, session.downstream.transport, *upstream)]
 
 
 def resolution(port: int, credential: Password | NoCredential) -> Resolution:

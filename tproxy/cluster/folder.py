@@ -166,12 +166,15 @@ def _documents(path: Path, text: str) -> Iterator[Manifest]:
             content = loader.construct_document(node)
             if content is not None:
                 yield Manifest(path, line, content)
+    except BrokenFileError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise BrokenFileError(mark.line + 1 if mark else line, "this is not well-formed YAML") from None
     except yaml.reader.ReaderError as error:
         raise BrokenFileError(text.count("\n", 0, error.position) + 1, "a character is not allowed in YAML") from None
-    except ValueError:
+    except Exception:
+        # PyYAML lets out what its constructors stumble over: IndexError, KeyError, AttributeError and more.
         raise BrokenFileError(line, "a value of this document cannot be read") from None
 
 

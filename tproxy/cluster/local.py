@@ -44,6 +44,11 @@ class _Written:
     records: dict[ListenerKey, Record]
     statuses: dict[Name, Status]
 
+    @property
+    def owners(self) -> dict[int, ListenerKey]:
+        """Whose each port is, in use or not."""
+        return {port: record.key for record in self.records.values() for port in record.ports}
+
 
 @implementer(ICluster)
 class LocalCluster(Service):
@@ -64,6 +69,7 @@ class LocalCluster(Service):
         self._watchers: list[Callable[[], None]] = []
         records = {record.key: record for record in load(config.local.state).records}
         self._now = self._written = _Written(records, {})
+        self._owners = self._written.owners
         self._waiting: list[Deferred[None]] = []
         self._writing: IDelayedCall | None = None
         self._again: IDelayedCall | None = None
@@ -117,7 +123,7 @@ class LocalCluster(Service):
 
     def _claimed(self, claim: Claim) -> Record:
         address, port = self._config.local.listen, claim.port
-        owner = next((record.key for record in self._now.records.values() if port in record.ports), claim.key)
+        owner = self._owners.get(port, claim.key)
         if owner != claim.key:
             raise RefusedError(
                 Refusal(Stage.ACCEPT, Reason.PORT_NOT_AVAILABLE, f"port {port} is kept for {owner}", "ask for another")
@@ -132,6 +138,7 @@ class LocalCluster(Service):
 
     def _keep(self, record: Record) -> None:
         self._now = evolve(self._now, records={**self._now.records, record.key: record})
+        self._owners[record.port] = record.key
 
     def _write_soon(self) -> None:
         if self._writing is None or not self._writing.active():
@@ -146,7 +153,7 @@ class LocalCluster(Service):
         try:
             save(path, State(tuple(self._now.records.values()), tuple(listeners)))
         except OSError as error:
-            self._now = self._written
+            self._now, self._owners = self._written, self._written.owners
             refusal = Refusal(
                 Stage.ACCEPT,
                 Reason.INTERNAL_ERROR,

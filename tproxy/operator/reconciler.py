@@ -324,7 +324,7 @@ class Reconciler(Service):
                     event="port.other",
                     listener=str(key),
                     port=port,
-                    message=f"port {instead} is not to be had, port {port} is taken instead",
+                    message=f"port {instead} is not free for it, it gets {port}",
                 )
         return self._cluster.perform(action)
 

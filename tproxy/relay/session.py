@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IProtocolFactory, IReactorTime
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -22,7 +22,7 @@ from tproxy.net.endpoints import Connector
 from tproxy.net.transport import Transport
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.pipe import Pipe
-from tproxy.relay.upstream import ClientHalf, Outcome
+from tproxy.relay.upstream import ClientHalf, Only, Outcome
 from tproxy.session import (
     LINE_LIMIT,
     Close,
@@ -81,21 +81,11 @@ class SessionFactory:
         """The sessions outlive the port."""
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
-        session = Session(self._services, self.binding, self.sessions.discard)
         limit = self._services.connections_per_listener
-        if len(self.sessions) < limit:
-            self.sessions.add(session)
-            session.downstream.begin = session.walk
-        else:
-            session.downstream.begin = lambda: session.refuse(
-                Refusal(
-                    Stage.ACCEPT,
-                    Reason.LIMIT_REACHED,
-                    f"{limit} connections are open already",
-                    "close idle connections, or raise config.limits.connectionsPerListener",
-                    Code.LIMIT,
-                )
-            )
+        if len(self.sessions) >= limit:
+            return Session(self._services, self.binding, _ignore, _full(limit)).downstream
+        session = Session(self._services, self.binding, self.sessions.discard)
+        self.sessions.add(session)
         return session.downstream
 
     def revoke(self, reason: str) -> None:
@@ -104,18 +94,31 @@ class SessionFactory:
             session.revoke(reason)
 
 
+def _ignore(session: Session) -> None:
+    """It was never counted."""
+
+
+def _full(limit: int) -> Refusal:
+    return Refusal(
+        Stage.ACCEPT,
+        Reason.LIMIT_REACHED,
+        f"{limit} connections are open already",
+        "close idle connections, or raise config.limits.connectionsPerListener",
+        Code.LIMIT,
+    )
+
+
 @implementer(IHalfCloseableProtocol)
 class _ServerHalf(Protocol):
     """The connection to the application until it is relayed."""
 
-    begin: Callable[[], None]
     transport: Transport
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def connectionMade(self) -> None:
-        self.begin()
+        self._session.begin()
 
     def dataReceived(self, data: bytes) -> None:
         self._session.heard(data)
@@ -131,12 +134,22 @@ class _ServerHalf(Protocol):
 
 
 class Session:
-    """A connection of an application on its way through resolve, connect, login, dialogue and relay."""
+    """A connection of an application on its way through resolve, connect, login, dialogue and relay.
 
-    def __init__(self, services: Services, binding: Binding, ended: Callable[[Session], None]) -> None:
+    With a `refusal` it gets no further than that; `ended` is called when the connection is gone.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        binding: Binding,
+        ended: Callable[[Session], None],
+        refusal: Refusal | None = None,
+    ) -> None:
         self._services = services
         self._binding = binding
         self._ended = ended
+        self._refusal = refusal
         self._fields: dict[str, Any] = {
             "listener": str(binding.key),
             "destination": binding.request.name,
@@ -156,10 +169,13 @@ class Session:
 
     # before the greeting
 
-    def walk(self) -> None:
-        """Begin: what comes out is a greeting or a refusal."""
-        self._walking = Deferred.fromCoroutine(self._walk())
-        self._walking.addErrback(self._failed)
+    def begin(self) -> None:
+        """What comes out is a greeting or a refusal."""
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+        else:
+            self._walking = Deferred.fromCoroutine(self._walk())
+            self._walking.addErrback(self._failed)
 
     async def _walk(self) -> None:
         outcome = await self._logged_in()
@@ -223,9 +239,13 @@ class Session:
         )
         self._stage = Stage.CONNECT
         endpoint = services.connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
-        await endpoint.connect(Factory.forProtocol(lambda: client))
+        await endpoint.connect(Only(client))
         self._client = client
-        return await client.outcome
+        try:
+            return await client.outcome
+        except CancelledError:
+            client.abandon()
+            raise
 
     def _expired(self) -> None:
         if self._client is not None:
@@ -247,6 +267,7 @@ class Session:
             case CancelledError():
                 pass
             case RefusedError(refusal=refusal):
+                failure.cleanFailure()  # its traceback holds this session, and itself
                 self.refuse(refusal)
             case error:
                 log.failure("{event}", failure, event="session.failed", **self._fields)
@@ -362,10 +383,11 @@ class Session:
 
     def _over(self) -> None:
         self._stop_walking()
-        if self._pipe is None and self._client is not None:
-            self._client.ignore()
-            self._upstream.loseConnection()
-        if self._client is not None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.ignore()
+            if self._pipe is None:
+                client.transport.loseConnection()
             log.info(
                 "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
                 event="session.ended",
@@ -375,6 +397,9 @@ class Session:
                 **self._fields,
             )
         self._ended(self)
+        # the halves know each other: whoever is gone is let go, so that memory is free at once
+        self._pipe = None
+        del self.downstream
 
     def _seconds(self) -> float:
         return self._services.clock.seconds() - self._since

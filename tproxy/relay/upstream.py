@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tproxy.lines import Dialogue
 from tproxy.model import RefusedError
@@ -14,6 +17,23 @@ from tproxy.net.transport import Transport
 from tproxy.session import Effect, Ended, Expired, HandOver, LoggedIn, Machine, Refuse, Send, StartTLS, TLSEstablished
 
 Outcome = LoggedIn | HandOver
+
+
+@implementer(IProtocolFactory)
+@frozen
+class Only:
+    """A factory for one connection; unlike Twisted's, its protocol does not know it, which would be a cycle."""
+
+    protocol: Protocol
+
+    def doStart(self) -> None:
+        """Nothing to prepare."""
+
+    def doStop(self) -> None:
+        """Nothing to clear away."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        return self.protocol
 
 
 class ClientHalf(Protocol):
@@ -27,7 +47,7 @@ class ClientHalf(Protocol):
 
     def __init__(self, machine: Machine, start_tls: Callable[[Transport], Deferred[None]]) -> None:
         self.dialogue = Dialogue(machine)
-        self.outcome: Deferred[Outcome] = Deferred(lambda _: self.abandon())
+        self.outcome: Deferred[Outcome] = Deferred()
         self.heard: Callable[[bytes], None] = self._converse
         self.gone: Callable[[], None] = self._ended
         self._start_tls = start_tls
