@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -156,6 +158,11 @@ class Folders(LocalTestCase):
             ("a: !!python/object:os.system {}\n", 1, "well-formed"),
             ("a: 1\nb:\n  c: 1\n  c: 2\n", 4, "given before"),
             ("a: 1\n---\nb: 2024-99-99\n", 3, "cannot be read"),
+            ('---\n---\nb: !!int ""\n', 3, "cannot be read"),
+            ("a: !!bool maybe\n", 1, "cannot be read"),
+            ("a: !!timestamp never\n", 1, "cannot be read"),
+            ('a: "\\UFFFFFFFF"\n', 1, ""),
+            ("%YAML 99999999999999999999.1\n---\na: 1\n", 1, ""),
             ("a: 1\nb: " + "[" * 60 + "]" * 60, 2, "nested deeper"),
             ("a: " + "[" * 500_000, 1, "nested deeper"),
             ("a: 1\nb: \x01\n", 2, "not allowed"),
@@ -176,6 +183,29 @@ class Folders(LocalTestCase):
         self.write("a.yaml", resource("a", "elsewhere"))
         self.wait()
         self.assertEqual(self.destinations(cluster)["a"], "elsewhere")
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.binary(max_size=60) | st.text("ab:-[]{}&*!%@`\"'|>? \n\t#0,.~=", max_size=40).map(str.encode))
+    def test_any_bytes(self, octets):
+        """Whatever a file holds, it is read or broken."""
+        path = self.base / "any.yaml"
+        path.write_bytes(octets)
+        try:
+            for manifest in folder.read(path):
+                self.assertGreaterEqual(manifest.line, 1)
+        except folder.BrokenFileError as error:
+            self.assertGreaterEqual(error.line, 1)
+
+    def test_failing_watcher(self):
+        """An error of the program at a change is logged, and the next change is followed."""
+        cluster = self.cluster()
+        cluster.watch(lambda: 1 / 0)
+        self.write("a.yaml", resource("a"))
+        (event,) = self.wait()
+        self.assertEqual((event["event"], event["reason"]), ("resources.failed", "ZeroDivisionError"))
+        self.write("b.yaml", resource("b"))
+        self.wait()
+        self.assertEqual(set(self.destinations(cluster)), {"a", "b"})
 
     def test_recursive_yaml(self):
         """Aliases that go in circles, or multiply, cost nothing."""
