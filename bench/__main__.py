@@ -69,7 +69,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long each measurement takes (default 3; quick 0.5)")
     parser.add_argument("--rounds", type=int, help="how often each is taken; medians count (default 3; quick 2)")
     parser.add_argument(
-        "--results", type=Path, help="the folder for results and chart (default bench/results; quick or partial: none)"
+        "--results", type=Path, help="folder for results and chart (default: bench/results after a full run)"
     )
     parser.add_argument("--from", dest="files", type=Path, nargs="+", metavar="FILE", help="show these results instead")
     return parser.parse_args(arguments)
