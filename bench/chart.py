@@ -32,7 +32,7 @@ PANELS = (
     Panel("A command's way and back (1 connection)", "µs, median", "noop-1", "p50"),
     Panel("Download of 10 MiB messages", "s of CPU per GB", "download-8", "cpu"),
     Panel("Upload of 10 MiB messages", "s of CPU per GB", "upload-8", "cpu"),
-    Panel("A new session, login included", "µs of CPU", "setup-32-resumed", "cpu"),
+    Panel("A new session", "µs of CPU; tproxy and Dovecot log in", "setup-32-resumed", "cpu"),
     Panel("An idle session", "kB of memory", "memory-1000", "memory"),
 )
 
