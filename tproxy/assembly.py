@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tproxy.interfaces import IProtocolPlugin
 from tproxy.net.endpoints import Connector
 from tproxy.net.guard import Guard
 from tproxy.net.resolver import Resolver
+from tproxy.net.resumption import Resumption
 from tproxy.net.trust import TrustStore
 
 
@@ -123,7 +125,7 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
     plugins = protocols()
     resolver = Resolver(reactor, Guard(config.security.allowed_networks, own_ports), clock)
     trust = TrustStore(config.additional_cas)
-    connector = Connector(reactor, resolver, trust)
+    connector = Connector(reactor, resolver, trust, Resumption(clock, lambda: datetime.now(UTC)))
     rules = Rules(
         protocols={name: plugin.default_port for name, plugin in plugins.items()},
         allow_trust_all=config.security.allow_trust_all,

@@ -178,7 +178,7 @@ class EndpointTests(TestCase):
         while not self.peers:
             await turn()
         self.peers[0].transport.startTLS(TLSServer(GOOD))
-        await self.connector.start_tls(client.transport, OURS, "localhost")
+        await self.connector.start_tls(client.transport, OURS, "localhost", port)
         client.transport.write(b"secret")
         self.assertEqual(await self.peers[0].hears(6), b"secret")
         client.transport.loseConnection()
@@ -192,7 +192,7 @@ class EndpointTests(TestCase):
         while not self.peers:
             await turn()
         self.peers[0].transport.startTLS(TLSServer(AUTHORITY.issue("other")))
-        starting = self.connector.start_tls(client.transport, OURS, "localhost")
+        starting = self.connector.start_tls(client.transport, OURS, "localhost", port)
         self.assertEqual(await self.refusal(starting), (Stage.TLS, Reason.CERTIFICATE_NAME_MISMATCH))
         self.assertIs(await client.ended, ConnectionLost)
         await self.peers[0].ended

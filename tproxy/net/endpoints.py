@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from attrs import frozen
@@ -25,8 +25,9 @@ from zope.interface import implementer
 
 from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
 from tproxy.net.resolver import Resolver
+from tproxy.net.resumption import Resumption
 from tproxy.net.transport import Handshaking, IPAddress, Reactor, Transport, address_of, prepare, reset
-from tproxy.net.trust import TrustStore
+from tproxy.net.trust import ClientTLS, TrustStore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -138,18 +139,37 @@ class Connector:
     reactor: Reactor
     resolver: Resolver
     trust: TrustStore
+    resumption: Resumption | None = None
 
-    def endpoint(self, host: str, port: int, tls: Trust | None, timeout: float = 10.0) -> IStreamClientEndpoint:
+    def endpoint(
+        self, host: str, port: int, tls: Trust | None, timeout: float = 10.0, scope: Hashable = None
+    ) -> IStreamClientEndpoint:
         """An endpoint for one connection: TLS from the first byte where `tls` is given, else plain.
 
-        `timeout` (seconds) is for the way to the connection, and again for the handshake. The
+        `timeout` (seconds) is for the way to the connection, and again for the handshake. TLS
+        sessions are resumed among connections of one `scope`, not at all where there is none. The
         connection fails with `RefusedError`, its stage CONNECT or TLS.
         """
-        return _ClientEndpoint(self, host, port, tls, timeout)
+        return _ClientEndpoint(self, host, port, tls, timeout, scope)
 
-    def start_tls(self, transport: Transport, trust: Trust, host: str, timeout: float = 10.0) -> Deferred[None]:
-        """Turn a plain connection of ours into a verified TLS one; fails as `endpoint` does."""
-        return _in_time(transport.start_tls(self.trust.client(trust, host)), timeout, self.reactor, _slow_handshake)
+    def start_tls(
+        self, transport: Transport, trust: Trust, host: str, port: int, timeout: float = 10.0, scope: Hashable = None
+    ) -> Deferred[None]:
+        """Turn a plain connection of ours into a verified TLS one; all else is as of `endpoint`."""
+        tls = self.client(trust, host, port, scope)
+        return _in_time(transport.start_tls(tls), timeout, self.reactor, _slow_handshake)
+
+    def client(self, trust: Trust, host: str, port: int, scope: Hashable) -> ClientTLS:
+        """TLS of one connection."""
+        tls = self.trust.client(trust, host)
+        if scope is None or self.resumption is None:
+            return tls
+        return tls.resuming(self.resumption, (scope, host, port, trust))
+
+    def forget(self, trust: Trust, host: str, port: int, scope: Hashable) -> None:
+        """A login was refused: the next connection of the scope makes a full handshake."""
+        if self.resumption is not None:
+            self.resumption.forget((scope, host, port, trust))
 
 
 @implementer(IStreamClientEndpoint)
@@ -160,6 +180,7 @@ class _ClientEndpoint:
     port: int
     tls: Trust | None
     timeout: float
+    scope: Hashable
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
@@ -170,7 +191,8 @@ class _ClientEndpoint:
         connection = None
         if self.tls is not None:
             try:
-                shaking = Handshaking(reactor, sock, self.connector.trust.client(self.tls, self.host))
+                tls = self.connector.client(self.tls, self.host, self.port, self.scope)
+                shaking = Handshaking(reactor, sock, tls)
                 connection = await _in_time(shaking.done, self.timeout, reactor, _slow_handshake)
             except BaseException:
                 reset(sock)

@@ -294,6 +294,11 @@ class Transport:
     def unregisterProducer(self) -> None:
         self._producer = None
 
+    def keep_session(self) -> None:
+        """The login was accepted: later connections may resume the TLS session of this one."""
+        if self._connection is not None:
+            self._connection.get_app_data().keep(self._connection)
+
     def start_tls(self, tls: ClientTLS) -> Deferred[None]:
         """Begin TLS, as a client, on a connection that was plain so far.
 
@@ -375,6 +380,8 @@ class Transport:
         self._hear = _ignore
 
     def _tell(self, reason: Exception) -> None:
+        if self._connection is not None:  # or OpenSSL would never resume the session of an aborted connection
+            self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
         protocol, self._protocol = self.protocol, None
         protocol.connectionLost(Failure(reason))
 

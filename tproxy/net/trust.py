@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from socket import socket
+from typing import Self
 
 import certifi
 from attrs import frozen
@@ -23,6 +24,7 @@ from tproxy.config import ConfigError
 from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
 from tproxy.net import verdicts
 from tproxy.net.names import ascii_name, ip_literal
+from tproxy.net.resumption import Resumption
 
 CIPHERS = (
     b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:"
@@ -205,11 +207,31 @@ class ClientTLS:
         self._host = host
         self._is_address = ip_literal(host) is not None and "%" not in host
         self._failed: verdicts.Failed | None = None
+        self._chain_end: datetime | None = None
+        self._kept: tuple[Resumption, Hashable] | None = None
         if not self._is_address:
             try:
                 self._host = ascii_name(host)
             except ValueError as error:
                 raise RefusedError(verdicts.no_host(host, str(error))) from None
+
+    def resuming(self, resumption: Resumption, key: Hashable) -> Self:
+        """Itself, resuming the session that is kept for `key`; a server that declines gets a full handshake."""
+        self._kept = (resumption, key)
+        return self
+
+    def keep(self, connection: SSL.Connection) -> None:
+        """The login on this connection was accepted: its session may be resumed.
+
+        Where nothing was verified (`TrustAll`) nothing is kept.
+        """
+        if self._kept is not None:
+            resumption, key = self._kept
+            resumption.keep(key, connection, self._chain_end)
+
+    def verified(self, end: datetime) -> None:
+        """A certificate of the chain, which ends then, was verified in this handshake."""
+        self._chain_end = end if self._chain_end is None else min(self._chain_end, end)
 
     def connection(self, sock: socket) -> SSL.Connection:
         """The TLS object on a connected, non-blocking socket, ready for `do_handshake`.
@@ -220,6 +242,11 @@ class ClientTLS:
         connection.set_app_data(self)
         if not self._is_address:  # RFC 6066, section 3: no addresses
             connection.set_tlsext_host_name(self._host.encode("ascii"))
+        if self._kept is not None:
+            resumption, key = self._kept
+            session = resumption.session(key, self._context)
+            if session is not None:
+                connection.set_session(session)
         connection.set_connect_state()
         return connection
 
@@ -269,8 +296,11 @@ class ClientTLS:
 
 
 def _record(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-    if not ok:
-        connection.get_app_data().failed(verdicts.Failed(number, depth, certificate.to_cryptography()))
+    tls, x509_certificate = connection.get_app_data(), certificate.to_cryptography()
+    if ok:
+        tls.verified(x509_certificate.not_valid_after_utc)
+    else:
+        tls.failed(verdicts.Failed(number, depth, x509_certificate))
     return bool(ok)
 
 

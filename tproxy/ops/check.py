@@ -257,7 +257,7 @@ class Checker:
         watch = Watch(walk, ICommentary(plugin, None))
         client = ClientHalf(
             watched(plugin.log_in(login), watch),
-            lambda transport: connector.start_tls(transport, route.trust, route.host),
+            lambda transport: connector.start_tls(transport, route.trust, route.host, route.port),
         )
         endpoint = connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
         await endpoint.connect(Factory.forProtocol(lambda: client))

@@ -234,18 +234,27 @@ class Session:
             tag=secrets.token_hex(4),
             nonce=secrets.token_urlsafe(18),
         )
+        connector, scope = services.connector, self._binding.request
         client = ClientHalf(
-            plugin.log_in(login), lambda transport: services.connector.start_tls(transport, route.trust, route.host)
+            plugin.log_in(login),
+            lambda transport: connector.start_tls(transport, route.trust, route.host, route.port, scope=scope),
         )
         self._stage = Stage.CONNECT
-        endpoint = services.connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
+        tls = route.trust if plugin.encrypted else None
+        endpoint = connector.endpoint(route.host, route.port, tls, scope=scope)
         await endpoint.connect(Only(client))
         self._client = client
         try:
-            return await client.outcome
+            outcome = await client.outcome
         except CancelledError:
             client.abandon()
             raise
+        except RefusedError as error:
+            if error.refusal.reason is Reason.LOGIN_REFUSED:
+                connector.forget(route.trust, route.host, route.port, scope)
+            raise
+        client.transport.keep_session()
+        return outcome
 
     def _expired(self) -> None:
         if self._client is not None:
