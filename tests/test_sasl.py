@@ -182,6 +182,8 @@ class Explanations(SynchronousTestCase):
         for part in (token, token[3:20], b64encode(f"user=u\x01auth=Bearer {token}\x01\x01".encode())[20:40].decode()):
             for name in ("status", "scope"):
                 self.assertEqual(self.why({name: f"x{part}x"}, token), "")
+        self.assertEqual(self.why({"status": token[:12]}, token), "")
+        self.assertEqual(self.why({"status": token[:11]}, token), f"status '{token[:11]}'")
 
 
 class SCRAM(SynchronousTestCase):

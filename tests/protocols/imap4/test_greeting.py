@@ -275,6 +275,10 @@ class OtherCommands(Transcripts, SynchronousTestCase):
             PREAUTH,
             BEGUN
             + r"""
+            P: a1 ID ("name" {65536}
+            F: a1 ID ("name" {65536}
+            U: a1 BAD no
+            A: a1 BAD no
             P: a1 ID ("name" {65537}
             = HandOver
             H: a1 ID ("name" {65537}

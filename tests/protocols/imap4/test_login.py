@@ -269,6 +269,8 @@ class Passwords(Transcripts, SynchronousTestCase):
         user = evolve(PASSWORD, credential=Password("ü", Secret("é")))
         self.assertEqual(self.chosen("LITERAL+", user), "t1 LOGIN {2+}\r\nü {2+}\r\né\r\n")
         self.assertEqual(self.chosen("LITERAL-", user), "t1 LOGIN {2+}\r\nü {2+}\r\né\r\n")
+        just = evolve(PASSWORD, credential=Password("u", Secret("é" * 2048)))
+        self.assertIn("{4096+}", self.chosen("LITERAL-", just))
         long = evolve(PASSWORD, credential=Password("u", Secret("é" * 2049)))
         self.assertEqual(self.chosen("LITERAL-", long), 't1 LOGIN "u" {4098}\r\n')
         self.assertIn("{4098+}", self.chosen("LITERAL+", long))

@@ -29,6 +29,7 @@ STATES = {
 EVENTS = {
     "*OK": Line(b"* OK [CAPABILITY AUTH=PLAIN] x\r\n"),
     "*NO": Line(b"* NO x\r\n"),
+    "*BAD": Line(b"* BAD x\r\n"),
     "*BYE": Line(b"* BYE x\r\n"),
     "*PREAUTH": Line(b"* PREAUTH x\r\n"),
     "*data": Line(b"* 3 EXISTS\r\n"),
@@ -36,6 +37,7 @@ EVENTS = {
     "NO": Line(b"t1 NO x\r\n"),
     "BAD": Line(b"t1 BAD x\r\n"),
     "other": Line(b"t2 OK x\r\n"),
+    "otherNO": Line(b"t2 NO x\r\n"),
     "+": Line(b"+ x\r\n"),
     "garbage": Line(b"x\r\n"),
     "literal": Literal(b"x"),
@@ -87,6 +89,7 @@ EXPECTED = """
 event     Conn    Conn/no   Surv    Cons    Secu    Aski    Auth    Auth/2  Pass    Pass/2  Conf
 *OK       Auth    HandOver  .       .       !       .       .       .       .       .       .
 *NO       Refuse  Refuse    .       .       !       .       .       .       .       .       .
+*BAD      Refuse  Refuse    .       .       !       .       .       .       .       .       .
 *BYE      Refuse  HandOver  Refuse  Refuse  !       Refuse  Refuse  Refuse  Refuse  Refuse  Refuse
 *PREAUTH  Refuse  Refuse    !       !       !       !       !       !       !       !       !
 *data     Refuse  Refuse    .       .       !       .       .       .       .       .       .
@@ -94,6 +97,7 @@ OK        Refuse  Refuse    Cons    Secu    !       Auth    !       Conf    !   
 NO        Refuse  Refuse    !       Refuse  !       !       Refuse  Refuse  Refuse  Refuse  Refuse
 BAD       Refuse  Refuse    !       Refuse  !       !       Refuse  Refuse  Refuse  Refuse  Refuse
 other     Refuse  Refuse    !       !       !       !       !       !       !       !       !
+otherNO   Refuse  Refuse    !       !       !       !       !       !       !       !       !
 +         Refuse  Refuse    !       !       !       !       .       !       .       !       !
 garbage   Refuse  Refuse    !       !       !       !       !       !       !       !       !
 literal   !       !         !       !       !       !       !       !       !       !       !
