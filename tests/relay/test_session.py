@@ -51,7 +51,7 @@ HELLO = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID] ready\r\n"
 
 
 @implementer(IDestinationStore)
-@define
+@define(slots=False)
 class OneDestination:
     """A store whose answers the test decides."""
 
@@ -332,6 +332,25 @@ class SessionTests(TestCase):
         await server.ended
         refused = self.logged("session.refused")
         self.assertEqual((refused["stage"], refused["reason"]), (Stage.GREETING, Reason.TIMED_OUT))
+
+    async def test_deadline_of_the_second_attempt(self) -> None:
+        """The deadline also holds where a refused login is tried again: here the store does not answer."""
+        self.resolution = evolve(self.resolution, cached=True)
+        asked: Deferred[None] = Deferred()
+        never: Deferred[Resolution | None] = Deferred()
+
+        def renew(request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+            asked.callback(None)
+            return never
+
+        self.store.renew = renew
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        await self.log_in(await coming, b"NO no")
+        await asked
+        self.clock.advance(GREETING_SECONDS)
+        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
+        await self.over(application)
 
     async def test_limit(self) -> None:
         """One connection more than allowed is told so, and the others do not notice."""

@@ -250,6 +250,7 @@ class Session:
             client.abandon()
             raise
         except RefusedError as error:
+            self._client = None
             if error.refusal.reason is Reason.LOGIN_REFUSED:
                 connector.forget(route.trust, route.host, route.port, scope)
             raise
@@ -391,12 +392,14 @@ class Session:
             self._serve(self._server.tell(Refuse(Refusal(Stage.ACCEPT, Reason.REVOKED, reason))))
 
     def _over(self) -> None:
+        greeted = self._walking is None and self._client is not None
         self._stop_walking()
         client, self._client = self._client, None
         if client is not None:
             client.ignore()
             if self._pipe is None:
                 client.transport.loseConnection()
+        if greeted:
             log.info(
                 "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
                 event="session.ended",

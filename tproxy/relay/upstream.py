@@ -93,6 +93,6 @@ class ClientHalf(Protocol):
                     self._fail(Failure(RefusedError(refusal)))
 
     def _fail(self, failure: Failure) -> None:
-        self.transport.abortConnection()
+        self.abandon()
         if not self.outcome.called:
             self.outcome.errback(failure)
