@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from random import randrange
 
 from attrs import frozen
 
@@ -95,10 +97,11 @@ _unused = iter(USERS)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 that nobody has, and that no outgoing connection will be given."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", randrange(20000, 32768)))
+            return probe.getsockname()[1]
 
 
 @frozen

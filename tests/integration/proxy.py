@@ -121,9 +121,9 @@ class Proxy:
             await child.end(signal.SIGTERM)
             self.test.assertEqual(0, child.output.end, f"the proxy ended with {child.output.end}:\n{child.output}")
         log.info("{folder} wrote:\n{output}", folder=self.folder.name, output=child.output)
-        self.test.assertEqual(
-            [], canaries.found(bytes(child.output)), f"secrets in what the proxy wrote:\n{child.output}"
-        )
+        self.test.assertEqual([], canaries.found(bytes(child.output)), "secrets in what the proxy wrote, see test.log")
+        state = self.folder / "state.json"
+        self.test.assertEqual([], canaries.found(state.read_bytes() if state.exists() else b""), "secrets in the state")
 
     @property
     def events(self) -> list[dict[str, Any]]:

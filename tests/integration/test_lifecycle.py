@@ -65,6 +65,27 @@ class LifecycleTests(TestCase):
         event = await self.proxy.logged(event="session.revoked")
         self.assertEqual("tests/gone", event["listener"])
 
+    async def test_removed_document(self):
+        """A document that is taken away: the port closes and the sessions end, within 5 s; put back, it opens again."""
+        server, document = await self.serve()
+        self.proxy.offer("mail", document)
+        self.proxy.start()
+        port = await self.proxy.port("mail")
+        wire = await connect(self, port)
+        await wire.ask(b"1 SELECT INBOX\r\n", rb"^1 OK ")
+        begun, before = reactor.seconds(), len(self.proxy.events)
+        (self.proxy.folder / "destinations" / "mail.json").unlink()
+        await wire.received.closed()
+        self.assertLess(reactor.seconds() - begun, 5)
+        await server.ended()
+        await self.proxy.logged(before, event="listener.refused", listener="tests/mail")
+        with self.assertRaises(ConnectionRefusedError):
+            await connect(self, port)
+        before = len(self.proxy.events)
+        self.proxy.document("mail", document)
+        event = await self.proxy.logged(before, event="listener.opened", listener="tests/mail")
+        self.assertEqual(port, event["port"])
+
     async def test_added_resource(self):
         """A resource that is added is served within 2 s."""
         _, document = await self.serve()

@@ -72,6 +72,17 @@ class TelnetTests(TestCase):
         self.assertNotIn(b"AUTH=", answer)
         self.assertEqual(await self.expected(), await typed(wire, *DOCUMENTED))
 
+    async def test_end_is_logged(self):
+        """The log has the end of a session, with its time and the bytes each way."""
+        proxy, port = await serving(self, dovecot().mailbox(*MESSAGES))
+        wire = await connect(self, port)
+        said = b"1 CAPABILITY\r\n2 SELECT INBOX\r\n3 FETCH 1:* BODY.PEEK[]\r\n4 LOGOUT\r\n"
+        wire.say(said)
+        await wire.received.closed()
+        event = await proxy.logged(event="session.ended", listener="tests/mail", destination="mail")
+        self.assertEqual((len(said), len(wire.received.octets)), (event["received"], event["sent"]))
+        self.assertTrue(0 < event["seconds"] < 30, event)
+
     async def test_open_greeting(self):
         """With `tproxy/greeting: open` the greeting says OK, and no login is needed either."""
         _, port = await serving(self, dovecot().mailbox(*MESSAGES), greeting="open")
