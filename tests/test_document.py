@@ -92,6 +92,14 @@ class RouteTests(Refusals):
         self.assertEqual(read(BASIC, **plain).route, Route("imap4", "imap.example.com", 143))
         self.assertEqual(read(BASIC, **{"mail.imap4s.port": ""}).route.port, 993)
 
+    def test_loopback(self):
+        """A host that means this machine is refused as the installation has it, in the spelling that is judged."""
+        rules = Rules(RULES.protocols, is_loopback=lambda host: host == "localhost")
+        refusal = self.refused(BASIC, rules=rules, **{"mail.imap4s.host": "LOCALHOST"})
+        self.assertIs(refusal.reason, Reason.LOOPBACK_NOT_SUPPORTED)
+        self.assertIn("mail.imap4s.host is this machine itself", refusal.message)
+        self.assertEqual(read(BASIC, rules=rules).route.host, "imap.example.com")
+
     def test_host_spelling(self):
         """Hosts come in one spelling."""
         for host, spelled in {"IMAP.example.": "imap.example", "[::1]": "::1", "ü.example": "xn--tda.example"}.items():

@@ -123,7 +123,8 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
     """Make the parts; `own_ports` are those that this process listens on. Raises ConfigError."""
     clock = Clock(reactor)
     plugins = protocols()
-    resolver = Resolver(reactor, Guard(config.security.allowed_networks, own_ports), clock)
+    guard = Guard(config.security.allowed_networks, own_ports)
+    resolver = Resolver(reactor, guard, clock)
     trust = TrustStore(config.additional_cas)
     connector = Connector(reactor, resolver, trust, Resumption(clock, lambda: datetime.now(UTC)))
     rules = Rules(
@@ -131,5 +132,6 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
         allow_trust_all=config.security.allow_trust_all,
         http_token_hosts=config.security.http_token_hosts,
         provider_subdomain=config.provider_subdomain,
+        is_loopback=guard.loopback,
     )
     return Parts(config, clock, plugins, trust, connector, Store(config, rules, connector, clock, time.time))

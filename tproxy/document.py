@@ -60,13 +60,15 @@ class Rules:
     """What the installation serves and allows.
 
     `protocols` are the names that plug-ins serve, with their default ports. `provider_subdomain`
-    stands in for the tenant where a request has none; it may be empty.
+    stands in for the tenant where a request has none; it may be empty. `is_loopback` says whether a
+    mail server's host can only mean this machine, and that is not allowed.
     """
 
     protocols: Mapping[str, int]
     allow_trust_all: bool = False
     http_token_hosts: frozenset[str] = frozenset()
     provider_subdomain: str = ""
+    is_loopback: Callable[[str], bool] = lambda host: False
 
 
 def parse(
@@ -98,10 +100,17 @@ def parse(
             f"ProxyType {properties.shown('ProxyType')} is not served",
             'only "Internet" is',
         )
+    host = _host(properties, f"mail.{protocol}.host")
+    if rules.is_loopback(host):
+        raise refused(
+            Reason.LOOPBACK_NOT_SUPPORTED,
+            f"mail.{protocol}.host is this machine itself",
+            "name the mail server's own address, or open the network with config.security.allowedNetworks",
+        )
     trust = _trust(properties, rules, authority)
     route = Route(
         protocol,
-        _host(properties, f"mail.{protocol}.host"),
+        host,
         properties.number(f"mail.{protocol}.port", 1, 65535, rules.protocols[protocol]),
         trust,
     )

@@ -25,23 +25,19 @@ class AddressTests(TestCase):
         server = MailServer()
         port = await listen(self, server)
         self.proxy.configuration["config"]["security"] = {}
-        hosts = {
-            "plain": "127.0.0.1",
-            "other": "127.8.9.10",
-            "name": "localhost",
-            "mapped": "::ffff:127.0.0.1",
-            "six": "::1",
-            "unspecified": "0.0.0.0",
-            "link": "169.254.169.254",
-            "private": "10.0.0.1",
-        }
-        for name, host in hosts.items():
+        refused = {"plain": "127.0.0.1", "other": "127.8.9.10", "name": "localhost", "mapped": "::ffff:127.0.0.1"}
+        dialled = {"unspecified": "0.0.0.0", "link": "169.254.169.254", "private": "10.0.0.1"}
+        for name, host in (refused | dialled).items():
             self.proxy.offer(name, basic(port, "ann", host=host))
         self.proxy.start()
-        for name in hosts:
-            event = await self.proxy.logged(listener=f"tests/{name}", level="warn")
-            if event["event"] != "listener.refused":
-                self.fail(f"{name}: {event}")
+        for name in refused:
+            event = await self.proxy.logged(event="listener.refused", listener=f"tests/{name}")
+            self.assertRegex(event["reason"], "LoopbackUrlNotSupported$")
+        for name in dialled:
+            wire = await connect(self, await self.proxy.port(name))
+            self.assertRegex(await wire.hears(rb"\n"), rb"^\* BYE \[UNAVAILABLE\] ")
+            event = await self.proxy.logged(event="session.refused", listener=f"tests/{name}")
+            self.assertEqual(("connect", "address-refused"), (event["stage"], event["reason"]), event)
         self.assertEqual([], server.connections)
 
     async def test_own_port(self):

@@ -84,13 +84,16 @@ class ClientHalf(Protocol):
                 case Send(octets):
                     self.transport.write(octets)
                 case StartTLS():
-                    self._start_tls(self.transport).addCallbacks(
-                        lambda _: self._run(self.dialogue.tell(TLSEstablished())), self._fail
-                    )
+                    self.gone = lambda: None  # the handshake itself tells why it failed
+                    self._start_tls(self.transport).addCallbacks(self._secured, self._fail)
                 case LoggedIn() | HandOver():
                     self.outcome.callback(effect)
                 case Refuse(refusal):
                     self._fail(Failure(RefusedError(refusal)))
+
+    def _secured(self, _: None) -> None:
+        self.gone = self._ended
+        self._run(self.dialogue.tell(TLSEstablished()))
 
     def _fail(self, failure: Failure) -> None:
         self.abandon()
