@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import resource
+import signal
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from attrs import frozen
 
 from bench.chart import chart
 from bench.load import LoadError
-from bench.peers import HOST, OURS, PEERS, SOURCES, Peer, PeerError, Running, Target, free_ports, process, running
+from bench.peers import OURS, PEERS, Peer, Running, Target, running
+from bench.processes import HOST, SOURCES, StartError, await_ports, free_ports, process
 from bench.report import report
 from bench.results import Results, combined, verdicts
 from bench.scenarios import FULL, RESUMED, SCENARIOS, Scenario, Throughput
@@ -105,7 +107,8 @@ def bed() -> Iterator[Bed]:
         command = [sys.executable, "-m", "bench.upstream", f"--certificate={certificate}", f"--key={key}"]
         command += [f"--{name}={port}" for name, port in ports.items()]
         command += [f"--processes={max(1, len(ours) - 1)}"]
-        stack.enter_context(process(command, folder / "mail.log", ours))
+        started = stack.enter_context(process(command, folder / "mail.log", ours))
+        await_ports(started, list(ports.values()), folder / "mail.log")
         yield Bed(folder, folder / "ca.pem", ports, theirs)
 
 
@@ -185,11 +188,12 @@ def main() -> int:
     now = datetime.now().astimezone()
     results = Results(now.strftime("%Y-%m-%d %H:%M"), machine(), {})
     plan = planned(said)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:
         with bed() as shared:
             measure(plan, shared, results)
-    except PeerError as error:
+    except StartError as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

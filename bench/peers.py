@@ -13,11 +13,8 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,20 +22,13 @@ from pathlib import Path
 from attrs import frozen
 
 from bench import wire
+from bench.processes import HOST, await_ports, free_ports, process
 
-HOST = "127.0.0.1"
-SOURCES = Path(__file__).parent.parent
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
 SESSIONS = 5_000
 """As many at once as every proxy is configured for."""
 
 OURS = "tproxy"
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"))
-
-
-class PeerError(Exception):
-    """A proxy could not be started."""
 
 
 @frozen
@@ -116,15 +106,6 @@ def _program(name: str) -> str | None:
     return os.fspath(beside) if beside.exists() else shutil.which(name, path=SYSTEM_PATH)
 
 
-def free_ports(number: int) -> list[int]:
-    """So many ports of 127.0.0.1 that nobody listens on now."""
-    probes = [socket.create_server((HOST, 0)) for _ in range(number)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 @contextmanager
 def running(peer: Peer, targets: Sequence[Target], authority: Path, folder: Path, cores: set[int]) -> Iterator[Running]:
     """Run a proxy on `cores`, in a folder that is made for it, until the end of the block."""
@@ -133,45 +114,8 @@ def running(peer: Peer, targets: Sequence[Target], authority: Path, folder: Path
     setup = Setup(folder, authority, list(zip(targets, ports, strict=True)))
     command = peer.command(setup)
     with process(command, folder / "output.log", cores) as started:
-        _await(started, ports, folder / "output.log")
+        await_ports(started, ports, folder / "output.log")
         yield Running(peer, started.pid, {target.name: port for target, port in setup.targets})
-
-
-@contextmanager
-def process(command: Sequence[str], output: Path, cores: set[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program on `cores` until the end of the block; what it writes goes to `output`."""
-    with output.open("wb") as stream:
-        started = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            cwd=output.parent,
-            env={**os.environ, "PYTHONPATH": os.fspath(SOURCES)},
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-    try:
-        yield started
-    finally:
-        started.send_signal(signal.SIGTERM)
-        try:
-            started.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
-
-
-def _await(started: subprocess.Popen[bytes], ports: Sequence[int], output: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    for port in ports:
-        while True:
-            try:
-                socket.create_connection((HOST, port), 1.0).close()
-                break
-            except OSError:
-                if started.poll() is not None or time.monotonic() > end:
-                    raise PeerError(f"{started.args!r} does not listen: {output.read_text()[-2000:]}") from None
-                time.sleep(0.05)
 
 
 # The configurations

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from bench import wire
+from bench.processes import end_with
 
 BACKLOG = 4096
 ACCEPTS = 16
@@ -170,7 +171,7 @@ def _serve(listeners: dict[socket.socket, ssl.SSLContext]) -> NoReturn:
 
 
 def main() -> None:
-    """Listen on two ports that are given, say `ready`, and serve until killed."""
+    """Listen on the two ports that are given, and serve until killed."""
     parser = argparse.ArgumentParser(prog="python -m bench.upstream", description=__doc__)
     parser.add_argument("--certificate", required=True, help="PEM file of the certificate")
     parser.add_argument("--key", required=True, help="PEM file of its key")
@@ -183,22 +184,12 @@ def main() -> None:
         _listen(options.resumed): _context(options.certificate, options.key, 1),
     }
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    print("ready", flush=True)
     parent = os.getpid()
     for _ in range(options.processes - 1):
         if os.fork() == 0:
-            _die_with(parent)
+            end_with(parent)
             break
     _serve(listeners)
-
-
-def _die_with(parent: int) -> None:
-    """Children of a server that is killed go with it."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 if __name__ == "__main__":
