@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from attrs import define, evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory, IPushProducer
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
@@ -403,6 +403,31 @@ class SessionTests(TestCase):
         while self.factory.sessions:
             await turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_asks_and_does_not_read(self) -> None:
+        """An application that asks without reading the answers is not listened to until it reads."""
+        application, server = await self.session()
+        application.transport.pauseProducing()
+        (session,) = self.factory.sessions
+        verifyObject(IPushProducer, session)
+        application.transport.write(b"1 CAPABILITY\n" * 1_000_000)
+        while not session.downstream.transport.undelivered:
+            await turn()
+        for _ in range(20):
+            await turn()
+        self.assertTrue(application.transport.undelivered)
+        self.assertLess(sum(map(len, session.downstream.transport._pending)), 4_000_000)
+        server.transport.write(b"* 1 EXISTS\r\n" * 1_000_000)
+        for _ in range(20):
+            await turn()
+        self.assertTrue(server.transport.undelivered)
+        heard = len(application.heard)
+        application.transport.resumeProducing()
+        await application.hears(heard + 10_000_000)
+        application.transport.abortConnection()
+        await server.ended
+        while self.factory.sessions:
+            await turn()
 
     async def test_revoked(self) -> None:
         """Offboarding ends sessions at once, wherever they stand."""

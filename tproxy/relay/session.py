@@ -9,7 +9,14 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -133,6 +140,7 @@ class _ServerHalf(Protocol):
         self._session.lost()
 
 
+@implementer(IPushProducer)
 class Session:
     """A connection of an application on its way through resolve, connect, login, dialogue and relay.
 
@@ -171,6 +179,7 @@ class Session:
 
     def begin(self) -> None:
         """What comes out is a greeting or a refusal."""
+        self.downstream.transport.registerProducer(self, True)
         if self._refusal is not None:
             self.refuse(self._refusal)
         else:
@@ -189,7 +198,6 @@ class Session:
         )
         assert self._client is not None  # noqa: S101
         self._client.heard, self._client.gone = self._upstream_heard, self._upstream_gone
-        self.downstream.transport.registerProducer(self._client.transport, True)
         match outcome:
             case HandOver(octets):
                 self.downstream.transport.write(octets)
@@ -357,10 +365,25 @@ class Session:
                 case Close():
                     self._close()
                     return
-        if self._server.held < LINE_LIMIT:
+        if self._server.held < LINE_LIMIT and not self.downstream.transport.undelivered:
             self.downstream.transport.resumeProducing()
         else:
             self.downstream.transport.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """The application does not take what it is told: nobody is listened to meanwhile."""
+        self.downstream.transport.pauseProducing()
+        if self._client is not None:
+            self._client.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """It has taken all of it."""
+        if self._client is not None:
+            self._client.transport.resumeProducing()
+        self._serve([])
+
+    def stopProducing(self) -> None:
+        """Never called: the session ends with its connections."""
 
     @property
     def _upstream(self) -> Transport:
