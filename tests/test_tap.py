@@ -12,14 +12,33 @@ from pathlib import Path
 from twisted.application.service import Application, IService, Service
 from twisted.application.twist._options import TwistOptions
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python.filepath import FilePath
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.test_cli import folder
+from tproxy.assembly import configured
+from tproxy.cluster.local import LocalCluster
+from tproxy.destinations.store import Store
+from tproxy.net.trust import TrustStore
+from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
-from tproxy.tap import SIGNALS, Options, Proxy, observer, raise_descriptor_limit, stop_on_signals
+from tproxy.tap import (
+    SIGNALS,
+    Options,
+    Proxy,
+    TrustRefresh,
+    announce,
+    makeService,
+    observer,
+    raise_descriptor_limit,
+    service,
+    stop_on_signals,
+)
+from tproxy.testing.certificates import Authority
 
 
 def twistd(*arguments: str) -> ServerOptions:
@@ -170,6 +189,58 @@ class Life(SynchronousTestCase):
         proxy.startService()
         self.successResultOf(proxy.stopService())
         self.assertEqual(self.happened, [])
+
+
+class Composition(SynchronousTestCase):
+    """From a configuration to the whole."""
+
+    def setUp(self) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+
+    def test_parts(self) -> None:
+        """The cluster begins before the reconciler, which ends first."""
+        config = configured(str(folder(self.mktemp()) / "config.yaml"))
+        proxy = service(config, twistd("-n"), MemoryReactorClock())
+        self.assertEqual([type(part) for part in proxy], [Store, TrustRefresh, LocalCluster, Reconciler])
+
+    def test_made_by_a_runner(self) -> None:
+        """What twistd and twist call."""
+        for runner in (twistd("-n"), twist()):
+            runner.subOptions["config"] = str(folder(self.mktemp()) / "config.yaml")
+            self.assertIsInstance(makeService(runner.subOptions), Proxy)
+
+    def test_wrong_configuration(self) -> None:
+        """One line, and the status 1 that comes with it."""
+        for given, said in ((None, "--config FILE is missing"), ("nothing", "nothing: cannot be read")):
+            options = Options()
+            options["config"] = given
+            end = self.assertRaises(SystemExit, makeService, options)
+            self.assertTrue(str(end.code).startswith(f"tproxy: {said}"), end.code)
+
+    def test_loosened_rules_are_said(self) -> None:
+        """Whoever loosens a rule finds a warning with its key in the log, each time it starts."""
+        events: list[LogEvent] = []
+        local = {"directory": "resources", "state": "state.json", "listen": "0.0.0.0", "allowRemote": True}
+        config = configured(str(folder(self.mktemp(), cluster={"local": local}) / "config.yaml"))
+        announce(config, Logger(observer=events.append))
+        start, loosened = events
+        self.assertEqual((start["event"], loosened["log_level"]), ("start", LogLevel.warn))
+        self.assertRegex(loosened["message"], r"cluster\.local\.allowRemote: listeners are on 0\.0\.0\.0")
+
+    def test_authorities_are_read_again(self) -> None:
+        """A changed file of authorities is noticed within seconds, for as long as the service runs."""
+        path = Path(self.mktemp())
+        path.write_text(Authority.create().pem)
+        clock, trust = Clock(), TrustStore(path, lambda context: None)
+        refresh = TrustRefresh(trust, clock)
+        refresh.startService()
+        path.write_text(Authority.create().pem)
+        clock.advance(2)
+        self.assertFalse(trust.refresh(), "the change was not noticed")
+        refresh.stopService()
+        self.assertEqual(clock.getDelayedCalls(), [])
+        refresh.stopService()
 
 
 class Signals(TestCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,13 +90,13 @@ def problem_with(path: Path, kind: PathKind) -> str:
     return "" if os.access(path, needed) else "cannot be read; correct its permissions"
 
 
-def protocols() -> dict[str, IProtocolPlugin]:
-    """The mail protocols that are installed, by name.
+def by_name(plugins: Iterable[IProtocolPlugin]) -> dict[str, IProtocolPlugin]:
+    """Mail protocols by their names.
 
-    Raises ConfigError where two plug-ins have one name: which of them serves is not left to chance.
+    Raises ConfigError where two have the same: which of them serves is not left to chance.
     """
     found: dict[str, IProtocolPlugin] = {}
-    for plugin in getPlugins(IProtocolPlugin, tproxy.protocols):
+    for plugin in plugins:
         if found.setdefault(plugin.name, plugin) is not plugin:
             raise ConfigError(f"two protocol plug-ins are called {plugin.name}: uninstall one of them")
     return found
@@ -122,7 +122,7 @@ class Parts:
 def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int]] = tuple) -> Parts:
     """Make the parts; `own_ports` are those that this process listens on. Raises ConfigError."""
     clock = Clock(reactor)
-    plugins = protocols()
+    plugins = by_name(getPlugins(IProtocolPlugin, tproxy.protocols))
     guard = Guard(config.security.allowed_networks, own_ports)
     resolver = Resolver(reactor, guard, clock)
     trust = TrustStore(config.additional_cas)

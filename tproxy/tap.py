@@ -208,7 +208,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     return proxy
 
 
-def announce(config: Config) -> None:
+def announce(config: Config, log: Logger = log) -> None:
     """Says at start who starts, and which rules the configuration loosens."""
     log.info(f"tproxy {release()} starts", event="start")
     for sentence in loosened(config):

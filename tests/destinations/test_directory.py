@@ -33,7 +33,7 @@ class ParseTests(SynchronousTestCase):
     def test_faults(self) -> None:
         """Each is told with the line that it is in."""
         for content, line, words in (
-            (b'{\n"Name": "mail",\n}', 3, "not JSON from column 1"),
+            (b'{\n"Name": "mail"\n,}', 3, "not JSON from column "),
             (b'{"Name": "mail"}\n\nx', 3, "not JSON"),
             (b"", 1, "not JSON"),
             (b"[" * 100_000, 1, "not a flat JSON object"),
@@ -51,7 +51,7 @@ class ParseTests(SynchronousTestCase):
             (b'{"Name": "mail"}' + b" " * SIZE_LIMIT, 1, "larger than"),
         ):
             fault = self.fault(content)
-            self.assertEqual(fault.line, line, content[:80])
+            self.assertEqual(fault.line, line, repr(content[:80]))
             self.assertIn(words, fault.message)
             self.assertTrue(fault.remedy)
 

@@ -150,13 +150,15 @@ class Installed(TestCase):
 
     async def install(self, sources: Path) -> None:
         """Build a wheel of these sources and install it."""
-        await self.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", sources / "dist", sources)
+        await self.call(
+            "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", sources / "dist", sources
+        )
         (wheel,) = (sources / "dist").iterdir()
-        await self.run("python", "-m", "pip", "install", "--quiet", wheel)
+        await self.call("python", "-m", "pip", "install", "--quiet", wheel)
 
-    async def run(self, program: str, *arguments: str | Path) -> str:
+    async def call(self, program: str, *arguments: str | Path) -> str:
         """What a program of the virtual environment says, run in an empty folder."""
-        return await run(self, [self.program(program), *arguments], self.empty)
+        return (await run(self, [self.program(program), *arguments], self.empty)).decode()
 
     def program(self, name: str) -> Path:
         """A program of the virtual environment."""
@@ -165,10 +167,10 @@ class Installed(TestCase):
     async def test_as_a_user_does(self) -> None:
         """Both runners list tproxy, its script runs, and a protocol of somebody else's serves a connection."""
         for runner in ("twistd", "twist"):
-            self.assertIn("  tproxy ", await self.run(runner, "--help"))
-        self.assertIn("--config", await self.run("twistd", "tproxy", "--help"))
-        self.assertRegex(await self.run("tproxy", "--version"), r"^tproxy \d")
-        self.assertIn("check", await self.run("tproxy", "--help"))
+            self.assertIn("  tproxy ", await self.call(runner, "--help"))
+        self.assertIn("--config", await self.call("twistd", "tproxy", "--help"))
+        self.assertRegex(await self.call("tproxy", "--version"), r"^tproxy \d")
+        self.assertIn("check", await self.call("tproxy", "--help"))
 
         third = self.folder / "third"
         package = third / "tproxy" / "protocols" / "quip"
@@ -204,6 +206,6 @@ class Installed(TestCase):
         await wire.ask(b"", b"^welcome to quip\r\n")
         await wire.ask(b"hello\r\n", b"^you said hello\r\n")
 
-        checked = await self.run("tproxy", "check", "quip", "--json", "--config", configuration)
+        checked = await self.call("tproxy", "check", "quip", "--json", "--config", configuration)
         self.assertTrue(json.loads(checked)["ok"], checked)
         self.assertNotIn(canaries.secret("quip"), checked)

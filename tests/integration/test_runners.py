@@ -23,6 +23,7 @@ class Runners(TestCase):
     def proxy(self) -> Proxy:
         """A folder whose only destination leads nowhere: its port opens all the same."""
         proxy = Proxy(self)
+        proxy.configuration["config"]["logging"]["level"] = "info"
         proxy.offer("mail", basic(1, "nobody"))
         (proxy.folder / "config.yaml").write_text(json.dumps(proxy.configuration))
         return proxy

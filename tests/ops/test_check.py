@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tproxy.assembly import Clock, protocols
+from tproxy.assembly import Clock
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
@@ -44,6 +44,7 @@ from tproxy.net.resolver import Resolver
 from tproxy.net.trust import Peer, TrustStore
 from tproxy.operator.manifests import Rejected, Resource
 from tproxy.ops.check import Checker, Step, described, find, way_in
+from tproxy.protocols.imap4 import imap4s
 from tproxy.testing.certificates import Authority
 from tproxy.testing.mailserver import MailServer
 
@@ -129,7 +130,7 @@ class Walks(TestCase):
         clock = Clock(reactor)
         resolver = Resolver(reactor, Guard([ip_network(each) for each in allowed]), clock)
         store = OneDestination(destination, token)
-        checker = Checker(clock, store, Connector(reactor, resolver, TrustStore()), protocols())
+        checker = Checker(clock, store, Connector(reactor, resolver, TrustStore()), {imap4s.name: imap4s})
         steps: list[Step] = []
         good = await checker.check(REQUEST, steps.append)
         self.assertNotIn(PASSWORD, repr(steps))
