@@ -31,6 +31,7 @@ ODD_PASSWORD = canaries.also('Canary "quoted" back\\slash pässwörd {5} %u')
 
 CONFIGURATION = """
 base_dir = {folder}/run
+state_dir = {folder}/state
 instance_name = tests
 log_path = {folder}/dovecot.log
 protocols = imap
@@ -157,6 +158,7 @@ def dovecot(mechanisms: str = MECHANISMS) -> Dovecot:
     authority.issue("localhost", "127.0.0.1").write(folder, "certificate")
     passwords = {ODD: ODD_PASSWORD, **{user: canaries.secret(user) for user in USERS}}
     (folder / "users").write_text("".join(f"{user}:{{PLAIN}}{each}::::::\n" for user, each in passwords.items()))
+    (folder / "state").mkdir()
     (folder / "mail").mkdir()
     os.chown(folder / "mail", mail.pw_uid, mail.pw_gid)
     running = Dovecot(folder, authority.pem, free_port(), free_port(), free_port(), mail.pw_uid, mail.pw_gid)

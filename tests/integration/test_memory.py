@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -10,10 +11,10 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tests.integration.dovecot import MISSING, dovecot
-from tests.integration.mailserver import MailServer, listen
+from tests.integration.mailserver import GREETING, MailServer, listen
 from tests.integration.messages import digest
 from tests.integration.proxy import Proxy, basic, serving
-from tests.integration.wire import connect
+from tests.integration.wire import Wire, connect
 from tproxy.testing.certificates import Authority
 
 SIZE = 60 * 1024 * 1024
@@ -51,42 +52,85 @@ class MemoryTests(TestCase):
         proxy, port = await serving(self, user)
         pid = proxy.child.pid
 
-        async def fetched(pause: bool) -> tuple[bytes, int]:
-            wire = await connect(self, port)
-            await wire.ask(b"1 SELECT INBOX\r\n", rb"^1 OK ")
-            before = held(pid)
-            if pause:
-                wire.transport.pauseProducing()
-            wire.say(b"2 FETCH 1 BODY.PEEK[]\r\n")
-            if pause:
-                await settled(pid)
-            cost = held(pid) - before
-            wire.transport.resumeProducing()
-            end = b")\r\n2 OK Fetch completed"
-            await wire.received.until(lambda octets: octets.rfind(end, -200) + 1 or None)
-            octets = bytes(wire.received)
-            begin = octets.index(b"{%d}\r\n" % len(message)) + len(b"{%d}\r\n" % len(message))
-            return digest(octets[begin : octets.rindex(end)]), cost
+        warm = await connect(self, port)
+        warm.say(b"1 SELECT INBOX\r\n2 LOGOUT\r\n")
+        await warm.received.closed()
 
-        expected = digest(message)
-        warm, _ = await fetched(False)
-        paused, cost = await fetched(True)
-        self.assertEqual([expected, expected], [warm, paused])
-        self.assertLess(cost, ALLOWED)
+        wire = await connect(self, port)
+        await wire.ask(b"1 SELECT INBOX\r\n", rb"^1 OK ")
+        before = held(pid)
+        wire.transport.pauseProducing()
+        wire.say(b"2 FETCH 1 BODY.PEEK[]\r\n")
+        await settled(pid)
+        while_stalled = held(pid) - before
+        wire.transport.resumeProducing()
+        end = b")\r\n2 OK Fetch completed"
+        await wire.received.until(lambda octets: octets.rfind(end, -200) + 1 or None)
+        octets = bytes(wire.received)
+        begin = octets.index(b"{%d}\r\n" % len(message)) + len(b"{%d}\r\n" % len(message))
+        self.assertEqual(digest(message), digest(octets[begin : octets.rindex(end)]))
+        self.assertLess(while_stalled, ALLOWED)
+        self.assertLess(held(pid) - before, ALLOWED)
+
+
+class FloodTests(TestCase):
+    """With a mail server of the test's own."""
+
+    timeout = 90
+    if not Path("/proc/self/status").exists():
+        skip = "memory is read from /proc, which Linux has"
+
+    async def greeted(self, greeting: bytes = GREETING) -> Wire:
+        """An application's connection through a proxy that has had a session before; it has its own greeting."""
+        authority = Authority.create()
+        self.server = MailServer(greeting)
+        self.proxy = Proxy(self)
+        self.proxy.trust(authority.pem)
+        self.proxy.offer("mail", basic(await listen(self, self.server, authority.issue("127.0.0.1")), "ann"))
+        self.proxy.start()
+        port = await self.proxy.port("mail")
+        warm = await connect(self, port)
+        await warm.ask(b"1 SELECT INBOX\r\n2 LOGOUT\r\n", rb"^2 OK ")
+        await warm.received.closed()
+        wire = await connect(self, port)
+        await wire.hears(rb"\n")
+        self.conversation = self.server.connections[1]
+        return wire
+
+    async def cost(self, flood: Callable[[], None]) -> int:
+        """What a flood costs the proxy, in bytes, once nothing moves any more."""
+        before = held(self.proxy.child.pid)
+        flood()
+        await settled(self.proxy.child.pid)
+        return held(self.proxy.child.pid) - before
 
     async def test_mail_server_that_does_not_read(self):
         """A mail server that stops reading during an APPEND of 60 MB costs less than 1 MiB."""
-        authority = Authority.create()
-        server = MailServer()
-        proxy = Proxy(self)
-        proxy.trust(authority.pem)
-        proxy.offer("mail", basic(await listen(self, server, authority.issue("127.0.0.1")), "ann"))
-        proxy.start()
-        wire = await connect(self, await proxy.port("mail"))
+        wire = await self.greeted()
         await wire.ask(b"1 SELECT INBOX\r\n", rb"^1 OK ")
-        server.connections[0].transport.pauseProducing()
-        before = held(proxy.child.pid)
-        wire.say(b"2 APPEND INBOX {%d+}\r\n" % SIZE)
-        wire.say(LINE * (SIZE // len(LINE)))
-        await settled(proxy.child.pid)
-        self.assertLess(held(proxy.child.pid) - before, ALLOWED)
+        self.conversation.transport.pauseProducing()
+        append = b"2 APPEND INBOX {%d+}\r\n" % SIZE + LINE * (SIZE // len(LINE))
+        self.assertLess(await self.cost(lambda: wire.say(append)), ALLOWED)
+
+    async def test_mail_server_that_talks(self):
+        """60 MB of unasked lines during the dialogue, to an application that does not read."""
+        wire = await self.greeted()
+        wire.transport.pauseProducing()
+        lines = b"* OK [ALERT] " + LINE
+        cost = await self.cost(lambda: self.conversation.transport.write(lines * (SIZE // len(lines))))
+        self.assertLess(cost, ALLOWED)
+
+    async def test_application_that_only_asks(self):
+        """An application that sends commands of the dialogue without end, and reads no answer."""
+        wire = await self.greeted()
+        wire.transport.pauseProducing()
+        self.assertLess(await self.cost(lambda: wire.say(b"1 CAPABILITY\r\n" * 1_000_000)), ALLOWED)
+
+    async def test_application_that_does_not_wait(self):
+        """60 MB of commands before the greeting."""
+        wire = await self.greeted()
+        self.server.greeting = b""
+        early = await connect(self, wire.transport.getPeer().port)
+        await self.server.connected(3)
+        self.assertLess(await self.cost(lambda: early.say(b"1 NOOP\r\n" * (SIZE // 8))), ALLOWED)
+        self.assertEqual(b"", bytes(early.received))
