@@ -30,6 +30,7 @@ from tests.peers import Recorder, tcp_pair, turn
 from tproxy.model import Reason, RefusedError, Stage, Trust
 from tproxy.net.endpoints import Connector, Listening, _Race
 from tproxy.net.guard import Guard
+from tproxy.net.hub import Hub
 from tproxy.net.resolver import Resolver
 from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore
@@ -52,11 +53,12 @@ class TLSServer:
 
 
 class EndpointTests(TestCase):
-    timeout = 20
+    timeout = 60
+    reactor = reactor
 
     def setUp(self) -> None:
         guard = Guard([ip_network("127.0.0.0/8")])
-        self.connector = Connector(reactor, Resolver(reactor, guard), TrustStore(None))
+        self.connector = Connector(self.reactor, Resolver(reactor, guard), TrustStore(None))
         self.peers: list[Recorder] = []
 
     async def serve(self, certificate: Certificate | None = GOOD) -> int:
@@ -260,13 +262,13 @@ class EndpointTests(TestCase):
     async def test_race(self) -> None:
         """Of several addresses the first that answers is taken; one that fails makes room for the next."""
         port = await self.serve(None)
-        sock = await _Race(reactor, ["127.0.0.2", "127.0.0.1"], port).done
+        sock = await _Race(self.reactor, ["127.0.0.2", "127.0.0.1"], port).done
         self.assertEqual(sock.getpeername()[0], "127.0.0.1")
         sock.close()
         with self.assertRaises(OSError) as caught:
-            await _Race(reactor, ["127.0.0.2", "127.0.0.3"], port).done
+            await _Race(self.reactor, ["127.0.0.2", "127.0.0.3"], port).done
         self.assertEqual(caught.exception.errno, errno.ECONNREFUSED)
-        racing = _Race(reactor, ["127.0.0.1", "127.0.0.2"], port).done
+        racing = _Race(self.reactor, ["127.0.0.1", "127.0.0.2"], port).done
         racing.cancel()
         with self.assertRaises(CancelledError):
             await racing
@@ -275,10 +277,11 @@ class EndpointTests(TestCase):
 
 
 class ListeningTests(TestCase):
-    timeout = 20
+    timeout = 60
+    reactor = reactor
 
     async def listen(self, factory: Factory, address: str = "127.0.0.1", port: int = 0) -> IListeningPort:
-        endpoint = Listening(reactor, address, port)
+        endpoint = Listening(self.reactor, address, port)
         verifyObject(IStreamServerEndpoint, endpoint)
         listening = await endpoint.listen(factory)
         verifyObject(IListeningPort, listening)
@@ -312,7 +315,7 @@ class ListeningTests(TestCase):
         """A taken port says so, and which."""
         port = (await self.listen(Factory())).getHost().port
         with self.assertRaises(CannotListenError) as caught:
-            await Listening(reactor, "127.0.0.1", port).listen(Factory())
+            await Listening(self.reactor, "127.0.0.1", port).listen(Factory())
         self.assertEqual(caught.exception.port, port)
         self.assertEqual(caught.exception.socketError.errno, errno.EADDRINUSE)
 
@@ -366,11 +369,12 @@ class ListeningTests(TestCase):
 
 
 class TransportTests(TestCase):
-    timeout = 20
+    timeout = 60
+    reactor = reactor
 
     def pair(self) -> tuple[Recorder, Transport, socket.socket]:
         near, far = tcp_pair()
-        recorder, transport = Recorder(), Transport(reactor, near)
+        recorder, transport = Recorder(), Transport(self.reactor, near)
         transport.begin(recorder)
         return recorder, transport, far
 
@@ -423,3 +427,19 @@ class TransportTests(TestCase):
         transport.abortConnection()
         self.assertIs(await recorder.ended, ConnectionLost)
         far.close()
+
+
+def behind_a_hub(case: type[TestCase]) -> type[TestCase]:
+    """The same tests with a hub between reactor and transports."""
+
+    def __init__(self: TestCase, name: str = "runTest") -> None:
+        case.__init__(self, name)
+        self.reactor = Hub(reactor)
+        self.addCleanup(self.reactor.close)
+
+    return type(f"Hub{case.__name__}", (case,), {"__init__": __init__, "__module__": __name__})
+
+
+HubEndpointTests = behind_a_hub(EndpointTests)
+HubListeningTests = behind_a_hub(ListeningTests)
+HubTransportTests = behind_a_hub(TransportTests)

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from tests.peers import HalfClosing, tcp_pair, turn
+from tproxy.net.hub import Hub
 from tproxy.net.transport import Transport
 from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
 
@@ -17,7 +18,8 @@ from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
 class PipeTests(TestCase):
     """An application and a mail server, both real sockets, with a pipe between."""
 
-    timeout = 20
+    timeout = 60
+    reactor = reactor
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -32,8 +34,8 @@ class PipeTests(TestCase):
     def side(self) -> tuple[HalfClosing, Transport]:
         near, far = tcp_pair()
         recorder = HalfClosing()
-        Transport(reactor, far).begin(recorder)
-        return recorder, Transport(reactor, near)
+        Transport(self.reactor, far).begin(recorder)
+        return recorder, Transport(self.reactor, near)
 
     async def end(self) -> None:
         """The mail server ends, and with it everything."""
@@ -166,3 +168,12 @@ class PipeTests(TestCase):
         self.application.transport.loseConnection()
         await self.ended
         self.assertIs(await self.server.ended, ConnectionDone)
+
+
+class HubPipeTests(PipeTests):
+    """The same behind a hub."""
+
+    def setUp(self) -> None:
+        self.reactor = Hub(reactor)
+        self.addCleanup(self.reactor.close)
+        super().setUp()

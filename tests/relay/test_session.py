@@ -39,7 +39,7 @@ from tproxy.model import (
 from tproxy.net.endpoints import Connector, Listening
 from tproxy.net.guard import Guard
 from tproxy.net.resolver import Resolver
-from tproxy.net.transport import Transport
+from tproxy.net.transport import Transport, _Lingering
 from tproxy.net.trust import TrustStore
 from tproxy.protocols.imap4 import imap4, imap4s
 from tproxy.relay.attempts import Attempts
@@ -73,7 +73,7 @@ class OneDestination:
 class SessionTests(TestCase):
     """An application and a scripted mail server, both real sockets, with tproxy's session between."""
 
-    timeout = 5
+    timeout = 60
 
     async def setUp(self) -> None:
         self.clock = Clock()
@@ -426,7 +426,7 @@ class SessionTests(TestCase):
         await application.hears(heard + 10_000_000)
         application.transport.abortConnection()
         await server.ended
-        while self.factory.sessions:
+        while self.factory.sessions or any(isinstance(each, _Lingering) for each in reactor.getReaders()):
             await turn()
 
     async def test_revoked(self) -> None:

@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 Reactor = Any
 """IReactorFDSet and IReactorTime at once, which no single interface of Twisted says."""
 
-PLAIN_READ = 64 * 1024
 TLS_RECORD = 16 * 1024
 """The longest TLS record: whoever reads this much at once leaves nothing behind in the TLS object."""
 
-RECORDS_AT_ONCE = 8
+BUFFER = memoryview(bytearray(256 * 1024))
+"""What every transport reads into; it is handed on before the next read."""
+
+RECORDS = tuple(BUFFER[start : start + TLS_RECORD] for start in range(0, 8 * TLS_RECORD, TLS_RECORD))
 LINGER_SECONDS = 2.0
 
 BLOCKED = (BlockingIOError, SSL.WantReadError, SSL.WantWriteError)
@@ -74,7 +76,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def _ignore(octets: bytes) -> None:
+def _ignore(octets: memoryview) -> None:
     """Nobody listens any more."""
 
 
@@ -93,7 +95,6 @@ class Transport:
         "_connection",
         "_hear",
         "_host",
-        "_most",
         "_offset",
         "_peer",
         "_pending",
@@ -120,7 +121,7 @@ class Transport:
         self._producer: IPushProducer | None = None
         self._reading = self._read_ended = self._closed = self.disconnecting = False
         self._protocol: IProtocol | None = None
-        self._hear: Callable[[bytes], None] = _ignore
+        self._hear: Callable[[memoryview], None] = _ignore
         self.received = self.sent = 0
         self._speak(connection)
 
@@ -128,9 +129,8 @@ class Transport:
         """Send and receive through TLS, or as it is."""
         self._connection = connection
         channel = self._socket if connection is None else connection
-        self._receive: Callable[[int], bytes] = channel.recv
+        self._receive: Callable[[memoryview], int] = channel.recv_into
         self._send: Callable[[bytes | memoryview], int] = channel.send
-        self._most = PLAIN_READ if connection is None else TLS_RECORD
 
     def begin(self, protocol: IProtocol) -> None:
         """Give the connection to `protocol` and start to read."""
@@ -147,10 +147,13 @@ class Transport:
     @protocol.setter
     def protocol(self, protocol: IProtocol) -> None:
         self._protocol = protocol
-        self._hear = protocol.dataReceived
+        self._hear = lambda octets: protocol.dataReceived(bytes(octets))
 
-    def carry_to(self, hear: Callable[[bytes], None]) -> None:
-        """From now on what the peer says goes to `hear`; the protocol is still told of the end."""
+    def carry_to(self, hear: Callable[[memoryview], None]) -> None:
+        """From now on what the peer says goes to `hear`; the protocol is still told of the end.
+
+        The octets are in a buffer that all transports share: `hear` keeps none of it.
+        """
         self._hear = hear
 
     # the reactor's side
@@ -162,36 +165,30 @@ class Transport:
         return "tproxy"
 
     def doRead(self) -> None:
+        size, end = 0, None
         try:
-            octets = self._receive(self._most)
+            if self._connection is None:
+                size = self._receive(BUFFER)
+            else:
+                for record in RECORDS:
+                    read = self._receive(record)
+                    size += read
+                    if read < TLS_RECORD:  # a short one is most likely the last: the reactor tells of more
+                        break
         except BLOCKED:
-            return
-        except BROKEN as error:
-            self._read_failed(error)
-            return
-        if not octets:
-            self._peer_ended()
-        elif self._connection is None or len(octets) < TLS_RECORD:
-            self.received += len(octets)
-            self._hear(octets)
-        else:
-            self._gather(octets)
-
-    def _gather(self, octets: bytes) -> None:
-        """A whole TLS record came: more are likely there, and one write for all is cheaper."""
-        records, end = [octets], None
-        try:
-            while len(records) < RECORDS_AT_ONCE and len(records[-1]) == TLS_RECORD:
-                records.append(self._receive(TLS_RECORD))
-        except BLOCKED:
-            pass
+            if not size:
+                return
         except BROKEN as error:
             end = error
-        octets = b"".join(records)
-        self.received += len(octets)
-        self._hear(octets)
-        if end is not None and not self._closed:
+        if size:
+            self.received += size
+            self._hear(BUFFER[:size])
+            if end is not None and not self._closed:
+                self._read_failed(end)
+        elif end is not None:
             self._read_failed(end)
+        else:
+            self._peer_ended()
 
     def doWrite(self) -> None:
         try:
@@ -219,21 +216,21 @@ class Transport:
 
     # the protocol's side
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if self._closed or self.disconnecting or not data:
             return
-        self.sent += len(data)
+        length = len(data)
+        self.sent += length
         if self._pending:
-            self._pending.append(data)
+            self._pending.append(bytes(data))
             return
         done = 0
         try:
             done = self._send(data)
-            while done < len(data):
+            while done < length:
                 done += self._send(memoryview(data)[done:])
         except BLOCKED:
-            self._pending.append(data)
-            self._offset = done
+            self._pending.append(bytes(memoryview(data)[done:]))
             self._reactor.addWriter(self)
             if self._producer is not None:
                 self._producer.pauseProducing()
@@ -415,7 +412,7 @@ class _Lingering:
 
     def doRead(self) -> None:
         try:
-            if not self._socket.recv(PLAIN_READ):
+            if not self._socket.recv_into(BUFFER):
                 self.connectionLost()
         except BlockingIOError:
             pass

@@ -48,7 +48,7 @@ class Pipe:
         self._limit(SILENCE_SECONDS, self._silent)
         self._upstream.carry_to(self._listen)
 
-    def _listen(self, data: bytes) -> None:
+    def _listen(self, data: memoryview) -> None:
         self._limit(SILENCE_SECONDS, self._silent)
         self._downstream.write(data)
 

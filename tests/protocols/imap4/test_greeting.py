@@ -8,7 +8,7 @@ from tests.protocols.imap4.greetings import BEGUN, OPEN, PREAUTH, SHOWN
 from tests.protocols.transcripts import Transcripts
 from tproxy.lines import Dialogue
 from tproxy.model import Code, Reason, Refusal, Stage
-from tproxy.session import Close, Ended, HandOver, LoggedIn, Refuse
+from tproxy.session import Close, Ended, LoggedIn, Refuse
 
 
 class Greetings(Transcripts, SynchronousTestCase):
@@ -81,7 +81,7 @@ class Greetings(Transcripts, SynchronousTestCase):
             [answer.octets.split(b"\r\n")[1].split()[0] for answer in answers],
             [b"c%d" % number for number in range(100)],
         )
-        self.assertEqual(last, HandOver(b""))
+        self.assertEqual(last, Close())
 
     def test_gone_before_the_greeting(self):
         """An application that says nothing and leaves ends it; so does a mail server that leaves."""

@@ -155,14 +155,14 @@ class BothSides(Transcripts, SynchronousTestCase):
             A: a2 OK [CAPABILITY IMAP4rev1 IDLE] logged in already
             A: * CAPABILITY IMAP4rev1 IDLE
             A: a3 OK that is all
-            = HandOver
+            = Close
             """,
         )
 
     def test_half_a_command(self):
         """Half a command at the application's end goes nowhere: it may be half a LOGIN."""
         for unfinished in ("P: a1 LOGIN me sec…", "P: a1 LOGIN me {9+}\nP: sec…", "P: a1 AUTHENTICATE PLAIN c2Vj…"):
-            self.holds(PREAUTH, BEGUN + unfinished + "\n! Ended\n= HandOver")
+            self.holds(PREAUTH, BEGUN + unfinished + "\n! Ended\n= Close")
 
     def test_revoked(self):
         """A session that is revoked during the dialogue is told so, unless a response is going on."""

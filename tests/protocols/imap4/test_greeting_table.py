@@ -111,7 +111,7 @@ login      Close  Swal      HandOver  Comm      .         HandOver  HandOver  Ha
 empty      Close  HandOver  HandOver  Comm      .         HandOver  HandOver  HandOver  Rela      HandOver
 literal    Close  HandOver  Cont      HandOver  HandOver  HandOver  HandOver  Resu      HandOver  HandOver
 long       Close  Close     Close     Close     Close     Close     Close     Close     Close     Close
-ended      Close  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver
+ended      Close  Close     Close     Close     Close     HandOver  HandOver  HandOver  HandOver  HandOver
 expired    Close  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver
 loggedin   Comm   HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver  HandOver
 refuse     Close  Close     Close     Close     Close     Close     Close     Close     Close     Close

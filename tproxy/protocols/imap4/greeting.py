@@ -2,7 +2,7 @@
 
 Nothing of a login that an application makes is checked, kept or passed on: the session is logged in already.
 
-    Waiting ─ LoggedIn ── Conversation ── the first other command, or the application's end ── HandOver
+    Waiting ─ LoggedIn ── Conversation ── the first other command ── HandOver
                             Commanding ⇄ LOGIN: Swallowing, Continuing · AUTHENTICATE: Prompting
                                        ⇄ NOOP: Relaying · ID: Relaying, Offering, Passing, Resuming
 
@@ -223,6 +223,8 @@ def step(state: State, event: Event) -> Moved:
             return Over(), (_bye(refusal.code), Close())
         case Conversation(), Refuse():
             return Over(), (Close(),)
+        case Conversation(phase=Commanding() | Swallowing() | Continuing() | Prompting(), flow=Between()), Ended():
+            return Over(), (Close(),)  # nothing is outstanding
         case _:
             return Over(), (HandOver(b""),)
 
