@@ -22,6 +22,7 @@ from tproxy.document import Rules
 from tproxy.interfaces import IProtocolPlugin
 from tproxy.net.endpoints import Connector
 from tproxy.net.guard import Guard
+from tproxy.net.hub import Hub
 from tproxy.net.resolver import Resolver
 from tproxy.net.resumption import Resumption
 from tproxy.net.trust import TrustStore
@@ -126,7 +127,7 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
     guard = Guard(config.security.allowed_networks, own_ports)
     resolver = Resolver(reactor, guard, clock)
     trust = TrustStore(config.additional_cas)
-    connector = Connector(reactor, resolver, trust, Resumption(clock, lambda: datetime.now(UTC)))
+    connector = Connector(Hub(reactor), resolver, trust, Resumption(clock, lambda: datetime.now(UTC)))
     rules = Rules(
         protocols={name: plugin.default_port for name, plugin in plugins.items()},
         allow_trust_all=config.security.allow_trust_all,

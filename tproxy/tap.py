@@ -189,7 +189,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         plaintext_hosts=config.security.plaintext_hosts,
     )
     listeners = Listeners(
-        lambda address, port: Listening(reactor, address, port), lambda binding: SessionFactory(binding, services)
+        lambda address, port: Listening(parts.connector.reactor, address, port),
+        lambda binding: SessionFactory(binding, services),
     )
     cluster = LocalCluster(config, parts.clock)
     reconciler = Reconciler(
