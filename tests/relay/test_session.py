@@ -229,6 +229,22 @@ class SessionTests(TestCase):
         await server.ended
         await self.over(application)
 
+    async def test_over_with_the_greeting(self) -> None:
+        """`echo 1 LOGOUT | nc -N`: what came early ends the session as it begins, and nothing goes wrong."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        application.transport.write(b"1 LOGOUT\r\n")
+        application.transport._socket.shutdown(socket.SHUT_WR)
+        server = await coming
+        await self.log_in(server)
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertEqual(await self.line(application), b"* BYE good bye\r\n")
+        self.assertTrue((await self.line(application)).startswith(b"1 OK"))
+        await server.ended
+        await self.over(application)
+        told = [event["event"] for event in self.events if "event" in event]
+        self.assertEqual(told, ["session.started", "session.ended"])
+
     async def test_gone_before_the_greeting(self) -> None:
         """A peer that leaves, resets or starts TLS early is gone without a login."""
         for leave in (

@@ -203,8 +203,8 @@ class Session:
                 self.downstream.transport.write(octets)
                 self._relay(b"")
             case LoggedIn():
-                self._serve(self._server.tell(outcome))
-                self._upstream_heard(self._client.dialogue.rest())
+                said = self._client.dialogue.rest()
+                self._serve(self._server.tell(outcome) + self._server.receive_upstream(said))
 
     async def _logged_in(self) -> Outcome:
         request, store = self._binding.request, self._services.store
