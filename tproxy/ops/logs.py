@@ -8,7 +8,9 @@ loses its message. So neither a secret nor a byte of a dialogue can reach a log 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import PurePath
 from string import Formatter
 from typing import TextIO
@@ -44,6 +46,8 @@ FIELDS = (
 LEVELS = tuple(str(level.name) for level in LogLevel.iterconstants())
 """From the quietest to the loudest; `config.logging.level` is one of them."""
 
+_LOUDNESS = {level: number for number, level in enumerate(LEVELS)}
+
 LONGEST = 1000
 """A value is cut after so many characters."""
 
@@ -62,13 +66,13 @@ def escaped(text: str) -> str:
 def value_of(value: object) -> Value | None:
     """What may be written of a field's value, or None: of most types nothing is known, so nothing is said."""
     match value:
+        case str() | PurePath() | ListenerKey() | Secret():
+            text = str(value)
+            return escaped(text if len(text) <= LONGEST else text[:LONGEST] + WITHHELD)
         case bool() | int():
             return value
         case float():
             return round(value, 3)
-        case str() | PurePath() | ListenerKey() | Secret():
-            text = str(value)
-            return escaped(text if len(text) <= LONGEST else text[:LONGEST] + WITHHELD)
         case type():
             return value.__name__
         case _:
@@ -77,28 +81,30 @@ def value_of(value: object) -> Value | None:
 
 def fields_of(event: LogEvent) -> dict[str, Value]:
     """The fields that a log line may say."""
-    said = {name: value_of(event.get(name)) for name in FIELDS}
+    said = {name: value_of(event[name]) for name in FIELDS if name in event}
     return {name: value for name, value in said.items() if value is not None and value != ""}
 
 
-def words_of(event: LogEvent) -> str:
-    """The event's sentence, with no values but those of `fields_of`.
+def words_of(event: LogEvent, said: Mapping[str, Value]) -> str:
+    """The event's sentence, with no values but those in `said`, which are of `fields_of`.
 
     Text that a library had made before it logged is not repeated: nobody knows what it holds.
     """
     form = event.get("log_format")
-    if not isinstance(form, str):
+    pieces = pieces_of(form) if isinstance(form, str) else None
+    if pieces is None:
         return WITHHELD
-    said = fields_of(event)
-    words = []
-    try:
-        for literal, name, _, _ in Formatter().parse(form):
-            words.append(literal)
-            if name is not None:
-                words.append(str(said.get(name, WITHHELD)))
-    except ValueError:
-        return WITHHELD
+    words = [text if name is None else f"{text}{said.get(name, WITHHELD)}" for text, name in pieces]
     return escaped("".join(words).strip())
+
+
+@lru_cache(maxsize=256)
+def pieces_of(form: str) -> tuple[tuple[str, str | None], ...] | None:
+    """A format in pieces, each a text and the name of the field after it, if there is one; None if it is no format."""
+    try:
+        return tuple((text, name) for text, name, _, _ in Formatter().parse(form))
+    except ValueError:
+        return None
 
 
 def failure_of(event: LogEvent) -> dict[str, Value]:
@@ -142,31 +148,33 @@ def level_of(event: LogEvent) -> str:
     return str(event.get("log_level", LogLevel.info).name)
 
 
-def content_of(event: LogEvent) -> dict[str, Value]:
-    """All that is said beside time, level and sentence."""
+def content_of(event: LogEvent, said: Mapping[str, Value]) -> dict[str, Value]:
+    """All that is said beside time, level and sentence; `said` is of `fields_of`."""
     library = library_of(event)
-    return {**failure_of(event), **fields_of(event), **({"library": library} if library else {})}
+    return {**failure_of(event), **said, **({"library": library} if library else {})}
 
 
 def as_json(event: LogEvent) -> str:
     """One JSON object on one line, in ASCII."""
     moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-    said = {
+    said = fields_of(event)
+    content = {
         "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": level_of(event),
-        "text": words_of(event),
+        "text": words_of(event, said),
     }
-    return json.dumps({**said, **content_of(event)})
+    return json.dumps({**content, **content_of(event, said)})
 
 
 def as_text(event: LogEvent) -> str:
     """One line for a reader at a terminal: the time, the sentence, and the fields that it does not say."""
     moment = datetime.fromtimestamp(event.get("log_time", 0.0)).astimezone()
-    words = words_of(event)
+    said = fields_of(event)
+    words = words_of(event, said)
     spoken = {"event"} if words == WITHHELD else {"event", *named_in(event["log_format"])}
     pairs = [
         f"{name}={json.dumps(value, ensure_ascii=False) if ' ' in str(value) else value}"
-        for name, value in content_of(event).items()
+        for name, value in content_of(event, said).items()
         if name not in spoken
     ]
     return "  ".join(filter(None, (f"{moment:%H:%M:%S} {level_of(event):<5} {words}", " ".join(pairs))))
@@ -174,7 +182,7 @@ def as_text(event: LogEvent) -> str:
 
 def named_in(form: str) -> set[str]:
     """The names of the fields in a format."""
-    return {name for _, name, _, _ in Formatter().parse(form) if name}
+    return {name for _, name in pieces_of(form) or () if name}
 
 
 @implementer(ILogObserver)
@@ -190,10 +198,10 @@ class LineObserver:
     text: bool = False
 
     def __call__(self, event: LogEvent) -> None:
-        least = LEVELS.index(self.level)
+        least = _LOUDNESS[self.level]
         if least and library_of(event):
-            least = max(least, LEVELS.index("warn"))
-        if LEVELS.index(level_of(event)) < least:
+            least = max(least, _LOUDNESS["warn"])
+        if _LOUDNESS[level_of(event)] < least:
             return
         line = as_text(event) if self.text else as_json(event)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
