@@ -120,6 +120,32 @@ class StoreTests(SynchronousTestCase):
         self.clock.advance(5)
         self.assertEqual(len(told), 1)
 
+    def test_no_older_answer(self) -> None:
+        """Once a folder was looked at, nothing is answered from what was there before, nor from another request."""
+        authorities = [Authority.create().pem for _ in range(2)]
+        pem, file, own = self.directory / "own.pem", self.directory / "mail.json", self.directory / "acme" / "mail.json"
+        pem.write_text(authorities[0])
+        write(file, BASIC | {"TrustStoreLocation": "own.pem", "mail.imap4s.auth": True})
+        store = self.store()
+        acme = DestinationRequest("", "mail", Tenant("acme"))
+
+        def answers() -> list[Any]:
+            store.refresh()
+            found = [self.successResultOf(store.describe(request)) for request in (MAIL, acme)]
+            return [(each.user, *map(str.strip, each.route.trust.authorities)) for each in found]
+
+        self.assertEqual(answers(), [("anna", authorities[0].strip())] * 2)
+        pem.write_text(authorities[1])
+        self.assertEqual(answers(), [("anna", authorities[1].strip())] * 2)
+        write(own, BASIC | {"mail.user": "acme-anna"})
+        self.assertEqual(answers(), [("anna", authorities[1].strip()), ("acme-anna",)])
+        own.unlink()
+        answers()  # gone when it is missing twice
+        self.assertEqual(answers(), [("anna", authorities[1].strip())] * 2)
+        write(file, BASIC | {"TrustStoreLocation": "own.pem", "mail.imap4s.auth": 1})
+        store.refresh()
+        self.assertIn("mail.imap4s.auth", self.refusal(store.resolve(MAIL)).message)
+
     def test_gone(self) -> None:
         """A file that is taken away is gone within two seconds."""
         store, told = self.store(), []

@@ -62,7 +62,7 @@ class _Kept:
     """A file as it was last seen: the last good content, and what is wrong with the present one."""
 
     signature: Signature = field(eq=False)
-    good: Mapping[str, object] | str | None = field(repr=False)
+    good: Mapping[str, object] | str | None = field(repr=False, eq=repr)  # true and 1 are not the same
     fault: Refusal | None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -42,6 +43,9 @@ POLL_SECONDS = 1.0
 
 SECOND_LOOK_SECONDS = 0.25
 """How soon it is made sure that a file is gone."""
+
+JUDGED = 4096
+"""For how many requests the judged document is kept."""
 
 log = Logger()
 
@@ -85,6 +89,7 @@ class Store(Service):
         self._clock = clock
         self._second_look: IDelayedCall | None = None
         self._warnings: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        self._destination = lru_cache(JUDGED)(self._judge)
         self.refresh()
 
     def startService(self) -> None:
@@ -108,6 +113,7 @@ class Store(Service):
         """Looks at the folders now."""
         news = [directory.refresh() for directory in self._instances.values()]
         if any(news):
+            self._destination.cache_clear()
             for changed in self._changed:
                 changed()
 
@@ -131,19 +137,20 @@ class Store(Service):
         return execute(self._destination, request)
 
     def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
-        return Deferred.fromCoroutine(self._resolve(request))
+        try:
+            destination = self._destination(request)
+        except RefusedError:
+            return fail()
+        match destination.login:
+            case ClientCredentials() as grant:
+                return self._tokens.get(grant).addCallback(
+                    lambda issued: Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
+                )
+            case credential:
+                return succeed(Resolution(destination, credential, cached=True))
 
     def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
         return Deferred.fromCoroutine(self._renew(request, refused))
-
-    async def _resolve(self, request: DestinationRequest) -> Resolution:
-        destination = self._destination(request)
-        match destination.login:
-            case ClientCredentials() as grant:
-                issued = await self._tokens.get(grant)
-                return Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
-            case credential:
-                return Resolution(destination, credential, cached=True)
 
     async def _renew(self, request: DestinationRequest, refused: Credential) -> Resolution | None:
         self.refresh()
@@ -152,10 +159,10 @@ class Store(Service):
             case ClientCredentials() as grant, Bearer(user, token) if user == destination.user:
                 fresh = await self._tokens.renew(grant, token)
                 return None if fresh is None else Resolution(destination, Bearer(user, fresh))
-        resolution = await self._resolve(request)
+        resolution = await self.resolve(request)
         return None if resolution.credential == refused else resolution
 
-    def _destination(self, request: DestinationRequest) -> Destination:
+    def _judge(self, request: DestinationRequest) -> Destination:
         _refuse_what_folders_lack(request)
         name = request.instance or self._default
         instance = self._instances.get(name)
