@@ -10,7 +10,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from attrs import frozen
 
 from tproxy.config import Network
 from tproxy.model import Reason, Refusal, RefusedError, Stage
@@ -74,6 +77,15 @@ _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _LOCALHOST_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 
 
+@frozen
+class _Meaning:
+    """An address that is meant, and what speaks against it: in any case, and unless an allowed network opens it."""
+
+    address: Address
+    never: str | None
+    unless_opened: str | None
+
+
 class Guard:
     """Judges addresses after resolution; the judged address is the one to connect to.
 
@@ -100,17 +112,17 @@ class Guard:
         """
         shown = ascii(address[:64])[1:-1]
         try:
-            parsed = ip_address(address)
+            parsed, meanings = _read(address)
         except ValueError:
             raise _refused(f"{shown} is no IP address", "give a host name or an IP address in its usual form") from None
         if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
             raise _refused(f"{shown} is an address of one network interface only", "give an address without a scope")
-        for candidate in _unwrapped(parsed):
-            words = self._objection(candidate)
+        for meaning in meanings:
+            words = meaning.never or (None if self._opened(meaning.address) else meaning.unless_opened)
             if words is not None:
-                meant = "" if candidate == parsed else f" (it stands for {candidate})"
-                raise _refused(f"{shown}{meant} is {words}", _remedy(candidate))
-        if port in self._own() and any(self._is_here(candidate) for candidate in _unwrapped(parsed)):
+                meant = "" if meaning.address == parsed else f" (it stands for {meaning.address})"
+                raise _refused(f"{shown}{meant} is {words}", _remedy(meaning))
+        if port in self._own() and any(self._is_here(meaning.address) for meaning in meanings):
             raise _refused(f"{shown} port {port} is a port of tproxy itself", "name the mail server's own address")
 
     def loopback(self, host: str) -> bool:
@@ -122,15 +134,6 @@ class Guard:
         return literal is not None and any(
             _match(LOOPBACK, each) is not None and not self._opened(each) for each in _unwrapped(literal)
         )
-
-    def _objection(self, address: Address) -> str | None:
-        never = _match(ALWAYS_REFUSED, address) or _hidden_metadata(address)
-        if never is not None or self._opened(address):
-            return never
-        words = _match(REFUSED, address)
-        if words is None and isinstance(address, IPv6Address) and address not in _GLOBAL_IPV6:
-            return "a reserved address"
-        return words
 
     def _opened(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
@@ -146,6 +149,20 @@ def belongs_to_this_host(address: str) -> bool:
         probe.connect((address, 9))
         return ip_address(probe.getsockname()[0]) == ip_address(address)
     return False
+
+
+@lru_cache(maxsize=1024)
+def _read(address: str) -> tuple[Address, tuple[_Meaning, ...]]:
+    """An address, and all that it may mean: nothing here depends on what is allowed."""
+    parsed = ip_address(address)
+    return parsed, tuple(map(_meaning, _unwrapped(parsed)))
+
+
+def _meaning(address: Address) -> _Meaning:
+    words = _match(REFUSED, address)
+    if words is None and isinstance(address, IPv6Address) and address not in _GLOBAL_IPV6:
+        words = "a reserved address"
+    return _Meaning(address, _match(ALWAYS_REFUSED, address) or _hidden_metadata(address), words)
 
 
 def _unwrapped(address: Address) -> tuple[Address, ...]:
@@ -190,8 +207,8 @@ def _literal(name: str) -> Address | None:
     return None
 
 
-def _remedy(address: Address) -> str:
-    if _match(ALWAYS_REFUSED, address) or _hidden_metadata(address):
+def _remedy(meaning: _Meaning) -> str:
+    if meaning.never:
         return "name the mail server's own address"
     return "if this network is meant to be reached, list it in config.security.allowedNetworks"
 

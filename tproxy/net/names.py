@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import idna
@@ -11,6 +12,7 @@ import idna
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
 
 
+@lru_cache(maxsize=1024)
 def ip_literal(host: str) -> IPv4Address | IPv6Address | None:
     """The address that a host is, where it is no name but an address in its usual form."""
     with suppress(ValueError):

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IHostResolution,
@@ -78,7 +78,7 @@ class Resolver:
         """
         literal = ip_literal(host)
         if literal is not None:
-            return maybeDeferred(self._literal, str(literal), port)
+            return execute(self._checked_literal, str(literal), port)
         try:
             name = ascii_name(host)
         except ValueError as error:
@@ -129,7 +129,7 @@ class Resolver:
             raise RefusedError(evolve(refused[0], message=f"{host}: {refused[0].message}"))
         return tuple(good)
 
-    def _literal(self, address: str, port: int) -> Addresses:
+    def _checked_literal(self, address: str, port: int) -> Addresses:
         self._guard.check(address, port)
         return (address,)
 

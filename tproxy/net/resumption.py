@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from datetime import datetime
 
-from attrs import evolve, frozen
+from attrs import frozen
 from OpenSSL import SSL
 from twisted.internet.interfaces import IReactorTime
 
@@ -66,8 +66,8 @@ class Resumption:
             self._kept.move_to_end(key)
             if len(self._kept) > REMEMBERED:
                 self._kept.popitem(last=False)
-        elif key in self._kept:
-            self._kept[key] = evolve(self._kept[key], session=session)
+        elif (kept := self._kept.get(key)) is not None:
+            self._kept[key] = _Kept(session, kept.context, kept.until)
 
     def forget(self, key: Hashable) -> None:
         """The next connection verifies the chain again."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from socket import socket
 from typing import Self
@@ -258,9 +259,8 @@ class ClientTLS:
         if not self._verify:
             return
         certificate = self._certificate(connection)
-        judge = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
         try:
-            judge(certificate, self._host)
+            _meant_for(certificate, self._host, self._is_address)
         except (VerificationError, CertificateError):
             raise RefusedError(verdicts.other_names(self._host, self._is_address, certificate)) from None
         except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
@@ -293,6 +293,13 @@ class ClientTLS:
         if certificate is None:
             raise RefusedError(verdicts.no_certificate(self._host))
         return certificate
+
+
+@lru_cache(maxsize=256)
+def _meant_for(certificate: x509.Certificate, host: str, is_address: bool) -> None:
+    """Passes, or raises what `verify` refuses; only that the very same certificate passed for a host is remembered."""
+    judge = verify_certificate_ip_address if is_address else verify_certificate_hostname
+    judge(certificate, host)
 
 
 def _record(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
