@@ -75,6 +75,7 @@ class ListenersTests(SynchronousTestCase):
     def test_move(self):
         """A listener that moves opens the new port first, then closes the old one; its sessions live on."""
         old = self.open()
+        self.assertEqual(self.listeners.ports, {4000})
         moved = self.listeners.open(OTHER, "127.0.0.1", 5000)
         new = self.ports[-1]
         self.assertIs(new.factory, old.factory)
@@ -83,6 +84,7 @@ class ListenersTests(SynchronousTestCase):
         old.stopped.callback(None)
         self.successResultOf(moved)
         self.assertEqual(self.listeners.listening, {KEY: Listening(OTHER, 5000)})
+        self.assertEqual(self.listeners.ports, {5000})
 
     def test_failed_move(self):
         """A listener that cannot move stays what it was."""
@@ -114,6 +116,7 @@ class ListenersTests(SynchronousTestCase):
         """Everything ends."""
         self.open()
         self.open(evolve(BINDING, key=ListenerKey("shop", "other")), 4001)
+        self.assertEqual(self.listeners.ports, {4000, 4001})
         closed = self.listeners.close_all()
         self.assertEqual([len(port.factory.revoked) for port in self.ports], [1, 1])
         for port in self.ports:

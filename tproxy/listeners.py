@@ -46,6 +46,7 @@ class Listeners:
         self._endpoint = endpoint
         self._factory = factory
         self._open: dict[ListenerKey, _Port] = {}
+        self._numbers: frozenset[int] | None = None
 
     @property
     def listening(self) -> Mapping[ListenerKey, Listening]:
@@ -54,8 +55,10 @@ class Listeners:
 
     @property
     def ports(self) -> frozenset[int]:
-        """The numbers of the open ports."""
-        return frozenset(there.listening.port for there in self._open.values())
+        """The numbers of the open ports: each connection asks, so they are gathered once after a change."""
+        if self._numbers is None:
+            self._numbers = frozenset(there.listening.port for there in self._open.values())
+        return self._numbers
 
     @inlineCallbacks
     def open(self, binding: Binding, address: str, port: int) -> Generator[Deferred[Any], Any, None]:
@@ -73,6 +76,7 @@ class Listeners:
             raise RefusedError(unbindable(address, port, error.errno)) from None
         sessions.binding = binding
         self._open[binding.key] = _Port(Listening(binding, port), sessions, opened)
+        self._numbers = None
         log.info(
             "{listener} answers at {address}:{port}",
             event="listener.opened",
@@ -96,6 +100,7 @@ class Listeners:
         there = self._open.pop(key, None)
         if there is None:
             return
+        self._numbers = None
         log.info(
             "{listener} is closed: {message}",
             event="listener.closed",

@@ -139,6 +139,14 @@ class Checks(SynchronousTestCase):
             with self.subTest(address):
                 self.refusal(allowed, address)
 
+    def test_guards_are_apart(self) -> None:
+        """What one guard lets pass another one refuses, whoever is asked first."""
+        closed, opened = Guard([]), Guard([ip_network("10.0.0.0/8")])
+        for address in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3"):
+            for _ in range(2):
+                self.refusal(closed, address)
+                opened.check(address, 993)
+
     def test_never_allowed(self) -> None:
         """Allowing everything still leaves metadata and what is no single host refused, and says so."""
         everything = Guard([ip_network("0.0.0.0/0"), ip_network("::/0")])

@@ -221,6 +221,19 @@ class TrustTests(SynchronousTestCase):
         outcome = self.shake(self.authority.issue(*(f"host{number}.example" for number in range(100))))
         self.assert_refused(outcome, Reason.CERTIFICATE_NAME_MISMATCH, "host3.example and 96 more")
 
+    def test_each_connection_is_judged(self) -> None:
+        """That a certificate passed once helps neither another host, nor another certificate, nor another trust."""
+        good, store = self.authority.issue(HOST, "192.0.2.1"), self.store(self.authority)
+        for _ in range(2):
+            self.assertIsInstance(self.shake(good, store=store), Peer)
+            for host in ("other.example", "192.0.2.2", f"x.{HOST}"):
+                self.assert_refused(self.shake(good, host, store=store), Reason.CERTIFICATE_NAME_MISMATCH, host)
+            other = self.authority.issue("other.example")
+            self.assert_refused(self.shake(other, store=store), Reason.CERTIFICATE_NAME_MISMATCH, HOST)
+            stranger = Authority.create("Example Root").issue(HOST, "192.0.2.1")
+            self.assert_refused(self.shake(stranger, store=store), Reason.CERTIFICATE_UNTRUSTED)
+            self.assert_refused(self.shake(good, store=self.store()), Reason.CERTIFICATE_UNTRUSTED)
+
     def test_common_name(self) -> None:
         """A host in the common name alone does not count."""
         outcome = self.shake(self.authority.common_name_only(HOST))
