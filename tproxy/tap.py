@@ -28,7 +28,8 @@ from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.relay.attempts import Attempts
-from tproxy.relay.session import Services, SessionFactory
+from tproxy.relay.session import SessionFactory
+from tproxy.relay.walk import Services
 
 if TYPE_CHECKING:
     from types import FrameType

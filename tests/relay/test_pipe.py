@@ -91,9 +91,8 @@ class PipeTests(TestCase):
     async def test_half_closed_and_silent(self) -> None:
         """After a FIN the session ends once the mail server was silent for ten seconds, not before."""
         self.application.transport._socket.shutdown(socket.SHUT_WR)
-        half_closed, begun = self.pipe.half_closed, Deferred()
-        self.pipe.half_closed = lambda: begun.callback(half_closed())
-        await begun
+        while not self.clock.getDelayedCalls():
+            await turn()
         self.clock.advance(SILENCE_SECONDS - 1)
         self.server.transport.write(b"* 1 EXISTS\r\n")
         await self.application.hears(12)

@@ -39,11 +39,13 @@ from tproxy.model import (
 from tproxy.net.endpoints import Connector, Listening
 from tproxy.net.guard import Guard
 from tproxy.net.resolver import Resolver
-from tproxy.net.transport import Transport, _Lingering
+from tproxy.net.sockets import Lingering
+from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore
 from tproxy.protocols.imap4 import imap4, imap4s
 from tproxy.relay.attempts import Attempts
-from tproxy.relay.session import GREETING_SECONDS, Services, SessionFactory
+from tproxy.relay.session import GREETING_SECONDS, SessionFactory
+from tproxy.relay.walk import Services
 
 REQUEST = DestinationRequest("local", "example-dest-imap", Tenant("acme"))
 BINDING = Binding(ListenerKey("shop", "mail", Tenant("acme")), REQUEST, protocol="imap4")
@@ -442,7 +444,7 @@ class SessionTests(TestCase):
         await application.hears(heard + 10_000_000)
         application.transport.abortConnection()
         await server.ended
-        while self.factory.sessions or any(isinstance(each, _Lingering) for each in reactor.getReaders()):
+        while self.factory.sessions or any(isinstance(each, Lingering) for each in reactor.getReaders()):
             await turn()
 
     async def test_revoked(self) -> None:

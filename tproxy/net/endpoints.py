@@ -24,9 +24,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
+from tproxy.net.handshake import Handshaking
 from tproxy.net.resolver import Resolver
 from tproxy.net.resumption import Resumption
-from tproxy.net.transport import Handshaking, IPAddress, Reactor, Transport, address_of, prepare, reset
+from tproxy.net.sockets import IPAddress, Reactor, address_of, prepare, reset
+from tproxy.net.transport import Transport
 from tproxy.net.trust import ClientTLS, TrustStore
 
 if TYPE_CHECKING:
@@ -234,14 +236,15 @@ def _slow_handshake() -> Refusal:
 def _given(
     reactor: Reactor, sock: socket.socket, connection: SSL.Connection | None, factory: IProtocolFactory
 ) -> IProtocol:
+    transport = Transport(reactor, sock, connection)
     try:
-        transport = Transport(reactor, sock, connection)
+        peer = transport.getPeer()
     except OSError:  # reset before it was looked at
         sock.close()
         raise RefusedError(
             Refusal(Stage.CONNECT, Reason.CONNECTION_FAILED, "the connection was reset as soon as it was open")
         ) from None
-    protocol = factory.buildProtocol(transport.getPeer())
+    protocol = factory.buildProtocol(peer)
     if protocol is None:
         sock.close()
         raise CancelledError

@@ -8,32 +8,28 @@ a small descriptor of its own: handshaking, open (`Transport`), lingering.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
-    IReadDescriptor,
     IReadWriteDescriptor,
     ITransport,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tproxy.model import RefusedError
+from tproxy.net.handshake import Handshaking
+from tproxy.net.sockets import IPAddress, Lingering, Reactor, address_of, reset
 from tproxy.net.trust import ClientTLS
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol
-
-Reactor = Any
-"""IReactorFDSet and IReactorTime at once, which no single interface of Twisted says."""
 
 TLS_RECORD = 16 * 1024
 """The longest TLS record: whoever reads this much at once leaves nothing behind in the TLS object."""
@@ -42,38 +38,12 @@ BUFFER = memoryview(bytearray(256 * 1024))
 """What every transport reads into; it is handed on before the next read."""
 
 RECORDS = tuple(BUFFER[start : start + TLS_RECORD] for start in range(0, 8 * TLS_RECORD, TLS_RECORD))
-LINGER_SECONDS = 2.0
 
 BLOCKED = (BlockingIOError, SSL.WantReadError, SSL.WantWriteError)
 """Not now: the reactor says when."""
 
 BROKEN = (OSError, SSL.Error)
 """Never again."""
-
-IPAddress = IPv4Address | IPv6Address
-
-
-def address_of(name: Sequence[Any]) -> IPAddress:
-    """What a socket calls an address, in Twisted's words."""
-    if ":" in name[0]:
-        return IPv6Address("TCP", *name)
-    return IPv4Address("TCP", *name)
-
-
-def prepare(sock: socket.socket) -> None:
-    """No waiting for more bytes, and a peer that vanished is noticed within two minutes."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close so that the peer sees a reset, not an end."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    sock.close()
 
 
 def _ignore(octets: memoryview) -> None:
@@ -94,9 +64,7 @@ class Transport:
         "_closed",
         "_connection",
         "_hear",
-        "_host",
         "_offset",
-        "_peer",
         "_pending",
         "_producer",
         "_protocol",
@@ -114,8 +82,6 @@ class Transport:
     def __init__(self, reactor: Reactor, sock: socket.socket, connection: SSL.Connection | None = None) -> None:
         self._reactor = reactor
         self._socket = sock
-        self._host = address_of(sock.getsockname())
-        self._peer = address_of(sock.getpeername())
         self._pending: list[bytes] = []
         self._offset = 0
         self._producer: IPushProducer | None = None
@@ -262,10 +228,12 @@ class Transport:
         return bool(self._pending)
 
     def getPeer(self) -> IPAddress:
-        return self._peer
+        """While the connection is open."""
+        return address_of(self._socket.getpeername())
 
     def getHost(self) -> IPAddress:
-        return self._host
+        """While the connection is open."""
+        return address_of(self._socket.getsockname())
 
     def pauseProducing(self) -> None:
         if self._reading:
@@ -353,7 +321,7 @@ class Transport:
             self._socket.close()
             self._tell(ConnectionDone())
         else:
-            _Lingering(self._reactor, self._socket, lambda: self._tell(ConnectionDone()))
+            Lingering(self._reactor, self._socket, lambda: self._tell(ConnectionDone()))
 
     def _say_goodbye(self) -> None:
         """Say close_notify, if there is TLS and the peer still takes it."""
@@ -385,96 +353,3 @@ class Transport:
 
 def _words(error: Exception) -> str:
     return error.strerror or "broken" if isinstance(error, OSError) else "broken TLS"
-
-
-@implementer(IReadDescriptor)
-class _Lingering:
-    """A connection that we ended: what the peer still sends is read and dropped until it ends, too.
-
-    A close with unread bytes would be a reset, and that may take back what was just delivered.
-    """
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, done: Callable[[], None]) -> None:
-        self._reactor, self._socket, self._done = reactor, sock, done
-        self._timeout = reactor.callLater(LINGER_SECONDS, self.connectionLost)
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            reactor.callLater(0, self.connectionLost)
-        else:
-            reactor.addReader(self)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def doRead(self) -> None:
-        try:
-            if not self._socket.recv_into(BUFFER):
-                self.connectionLost()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.connectionLost()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        if self._socket.fileno() < 0:
-            return
-        self._reactor.removeReader(self)
-        if self._timeout.active():
-            self._timeout.cancel()
-        self._socket.close()
-        self._done()
-
-
-@implementer(IReadWriteDescriptor)
-class Handshaking:
-    """A TLS handshake: `done` fires with the verified TLS object, or fails with `RefusedError`.
-
-    Where it fails or is cancelled nothing more is read or written; the socket stays its owner's.
-    """
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, tls: ClientTLS) -> None:
-        self._reactor, self._socket, self._tls = reactor, sock, tls
-        self._connection = tls.connection(sock)
-        self.done: Deferred[SSL.Connection] = Deferred(lambda _: self._leave())
-        self._advance()
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def _advance(self) -> None:
-        try:
-            self._connection.do_handshake()
-            self._tls.verify(self._connection)
-        except SSL.WantReadError:
-            self._reactor.removeWriter(self)
-            self._reactor.addReader(self)
-        except SSL.WantWriteError:
-            self._reactor.removeReader(self)
-            self._reactor.addWriter(self)
-        except RefusedError as refused:
-            self._leave()
-            self.done.errback(refused)
-        except (SSL.Error, OSError) as error:
-            self._leave()
-            self.done.errback(RefusedError(self._tls.refusal(self._connection, error)))
-        else:
-            self._leave()
-            self.done.callback(self._connection)
-
-    doRead = doWrite = _advance
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._leave()
-        if not self.done.called:
-            self.done.errback(RefusedError(self._tls.refusal(self._connection, cast(Exception, reason.value))))
-
-    def _leave(self) -> None:
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)

@@ -29,6 +29,8 @@ class Pipe:
     `ended` is called once, when both are gone.
     """
 
+    __slots__ = ("_clock", "_downstream", "_ended", "_open", "_timeout", "_upstream")
+
     def __init__(
         self, clock: IReactorTime, downstream: Transport, upstream: Transport, ended: Callable[[], None]
     ) -> None:

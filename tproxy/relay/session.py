@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IAddress,
@@ -15,21 +13,18 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
-    IReactorTime,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tproxy.interfaces import IDestinationStore, IProtocolPlugin
 from tproxy.lines import Dialogue
-from tproxy.model import Binding, Code, Reason, Refusal, RefusedError, Resolution, Stage
-from tproxy.net.endpoints import Connector
+from tproxy.model import Binding, Code, Reason, Refusal, RefusedError, Stage
 from tproxy.net.transport import Transport
-from tproxy.relay.attempts import Attempts
 from tproxy.relay.pipe import Pipe
-from tproxy.relay.upstream import ClientHalf, Only, Outcome
+from tproxy.relay.upstream import ClientHalf
+from tproxy.relay.walk import Services, Walk
 from tproxy.session import (
     LINE_LIMIT,
     Close,
@@ -39,7 +34,6 @@ from tproxy.session import (
     Greeting,
     HandOver,
     LoggedIn,
-    Login,
     Refuse,
     Send,
     Upstream,
@@ -54,19 +48,6 @@ TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that begins a handshake; no command of a mail protocol begins so."""
 
 _numbers = count(1)
-
-
-@frozen
-class Services:
-    """What all sessions of a process share."""
-
-    clock: IReactorTime
-    store: IDestinationStore
-    connector: Connector
-    plugins: Mapping[str, IProtocolPlugin]
-    attempts: Attempts
-    connections_per_listener: int
-    plaintext_hosts: frozenset[str]
 
 
 @implementer(IProtocolFactory)
@@ -147,6 +128,24 @@ class Session:
     With a `refusal` it gets no further than that; `ended` is called when the connection is gone.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_binding",
+        "_client",
+        "_deadline",
+        "_ended",
+        "_fields",
+        "_fin",
+        "_pipe",
+        "_refusal",
+        "_server",
+        "_services",
+        "_since",
+        "_walk",
+        "_walking",
+        "downstream",
+    )
+
     def __init__(
         self,
         services: Services,
@@ -165,7 +164,7 @@ class Session:
             "connection": next(_numbers),
         }
         self._since = services.clock.seconds()
-        self._stage = Stage.RESOLVE
+        self._walk = Walk(services, binding.request)
         plugin = services.plugins[binding.protocol]
         self._server = Dialogue(plugin.greet(Greeting(binding.key.service, binding.greeting)))
         self._walking: Deferred[None] | None = None
@@ -183,11 +182,11 @@ class Session:
         if self._refusal is not None:
             self.refuse(self._refusal)
         else:
-            self._walking = Deferred.fromCoroutine(self._walk())
+            self._walking = Deferred.fromCoroutine(self._come_in())
             self._walking.addErrback(self._failed)
 
-    async def _walk(self) -> None:
-        outcome = await self._logged_in()
+    async def _come_in(self) -> None:
+        client, outcome = await self._walk.logged_in()
         self._walking = None
         self._deadline.cancel()
         log.info(
@@ -196,83 +195,24 @@ class Session:
             seconds=self._seconds(),
             **self._fields,
         )
-        assert self._client is not None  # noqa: S101
-        self._client.heard, self._client.gone = self._upstream_heard, self._upstream_gone
+        self._client = client
+        client.heard, client.gone = self._upstream_heard, self._upstream_gone
         match outcome:
             case HandOver(octets):
                 self.downstream.transport.write(octets)
-                self._relay(b"")
+                self._relay(client, b"")
             case LoggedIn():
-                said = self._client.dialogue.rest()
+                said = client.dialogue.rest()
                 self._serve(self._server.tell(outcome) + self._server.receive_upstream(said))
 
-    async def _logged_in(self) -> Outcome:
-        request, store = self._binding.request, self._services.store
-        resolution: Resolution = await store.resolve(request)
-        self._stage = Stage.LOGIN
-        attempt = await self._services.attempts.turn((request, resolution.destination.login))
-        try:
-            try:
-                outcome = await self._log_in(resolution)
-            except RefusedError as error:
-                if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
-                    raise
-                fresh = await store.renew(request, resolution.credential)
-                if fresh is None:
-                    raise
-                outcome = await self._log_in(fresh)
-        except RefusedError as error:
-            attempt.refused(error.refusal)
-            raise
-        except BaseException:
-            attempt.abandoned()
-            raise
-        attempt.accepted()
-        return outcome
-
-    async def _log_in(self, resolution: Resolution) -> Outcome:
-        services, route = self._services, resolution.destination.route
-        plugin = services.plugins[route.protocol]
-        login = Login(
-            credential=resolution.credential,
-            host=route.host,
-            port=route.port,
-            encrypted=plugin.encrypted,
-            plaintext_allowed=route.host in services.plaintext_hosts,
-            tag=secrets.token_hex(4),
-            nonce=secrets.token_urlsafe(18),
-        )
-        connector, scope = services.connector, self._binding.request
-        client = ClientHalf(
-            plugin.log_in(login),
-            lambda transport: connector.start_tls(transport, route.trust, route.host, route.port, scope=scope),
-        )
-        self._stage = Stage.CONNECT
-        tls = route.trust if plugin.encrypted else None
-        endpoint = connector.endpoint(route.host, route.port, tls, scope=scope)
-        await endpoint.connect(Only(client))
-        self._client = client
-        try:
-            outcome = await client.outcome
-        except CancelledError:
-            client.abandon()
-            raise
-        except RefusedError as error:
-            self._client = None
-            if error.refusal.reason is Reason.LOGIN_REFUSED:
-                connector.forget(route.trust, route.host, route.port, scope)
-            raise
-        client.transport.keep_session()
-        return outcome
-
     def _expired(self) -> None:
-        if self._client is not None:
-            self._client.expire()
+        if self._walk.client is not None:
+            self._walk.client.expire()
         elif self._walking is not None:
             self._stop_walking()
             self.refuse(
                 Refusal(
-                    self._stage,
+                    self._walk.stage,
                     Reason.TIMED_OUT,
                     f"no session within {GREETING_SECONDS:g} s",
                     "see which stage takes so long with `tproxy check`",
@@ -289,7 +229,8 @@ class Session:
                 self.refuse(refusal)
             case error:
                 log.failure("{event}", failure, event="session.failed", **self._fields)
-                self.refuse(Refusal(self._stage, Reason.INTERNAL_ERROR, f"internal error ({type(error).__name__})"))
+                words = f"internal error ({type(error).__name__})"
+                self.refuse(Refusal(self._walk.stage, Reason.INTERNAL_ERROR, words))
 
     def refuse(self, refusal: Refusal) -> None:
         """Tell the application, in the protocol's words, that there will be no session."""
@@ -358,9 +299,9 @@ class Session:
                 case Send(octets):
                     self.downstream.transport.write(octets)
                 case Forward(octets):
-                    self._upstream.write(octets)
+                    self._upstream.transport.write(octets)
                 case HandOver(octets):
-                    self._relay(octets)
+                    self._relay(self._upstream, octets)
                     return
                 case Close():
                     self._close()
@@ -386,23 +327,25 @@ class Session:
         """Never called: the session ends with its connections."""
 
     @property
-    def _upstream(self) -> Transport:
+    def _upstream(self) -> ClientHalf:
         assert self._client is not None  # noqa: S101
-        return self._client.transport
+        return self._client
 
-    def _relay(self, octets: bytes) -> None:
-        self.downstream.transport.write(self._server.rest_upstream())
-        assert self._client is not None  # noqa: S101
-        self.downstream.transport.write(self._client.dialogue.rest())
-        self._upstream.write(octets + self._server.rest())
-        self._pipe = Pipe(self._services.clock, self.downstream.transport, self._upstream, self._over)
+    def _relay(self, client: ClientHalf, octets: bytes) -> None:
+        downstream, upstream = self.downstream.transport, client.transport
+        downstream.write(self._server.rest_upstream() + client.dialogue.rest())
+        upstream.write(octets + self._server.rest())
+        client.ignore()
+        self._client = None
+        self._pipe = Pipe(self._services.clock, downstream, upstream, self._over)
+        del self._server  # sessions idle for hours, and the dialogue is over
         if self._fin:
             self._pipe.half_closed()
 
     def _close(self) -> None:
         if self._client is not None:
             self._client.ignore()
-            self._upstream.loseConnection()
+            self._client.transport.loseConnection()
         self.downstream.transport.loseConnection()
 
     def revoke(self, reason: str) -> None:
@@ -415,13 +358,12 @@ class Session:
             self._serve(self._server.tell(Refuse(Refusal(Stage.ACCEPT, Reason.REVOKED, reason))))
 
     def _over(self) -> None:
-        greeted = self._walking is None and self._client is not None
+        greeted = self._client is not None or self._pipe is not None
         self._stop_walking()
         client, self._client = self._client, None
         if client is not None:
             client.ignore()
-            if self._pipe is None:
-                client.transport.loseConnection()
+            client.transport.loseConnection()
         if greeted:
             log.info(
                 "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
