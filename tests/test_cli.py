@@ -119,7 +119,7 @@ class Configured(SynchronousTestCase):
     """A configuration is believed when all that it names is there."""
 
     def wrong(self, root: Path) -> str:
-        return str(self.assertRaises(ConfigError, configured, str(root / "config.yaml")))
+        return str(self.assertRaises(ConfigError, configured, str(root / "config.yaml"), writes=True))
 
     def test_good(self) -> None:
         """It is read, and paths start at its folder."""
@@ -158,6 +158,11 @@ class Configured(SynchronousTestCase):
         self.assertIn("create its folder", self.wrong(root))
         (root / "there" / "state.json").mkdir(parents=True)
         self.assertIn("name a file", self.wrong(root))
+
+    def test_state_of_others(self) -> None:
+        """Whoever only looks need not be able to write the state: `tproxy ls` of a service that another user runs."""
+        root = folder(self.mktemp(), cluster={"local": {"directory": "resources", "state": "there/state.json"}})
+        self.assertEqual(configured(str(root / "config.yaml")).local.listen, "127.0.0.1")
 
 
 class Resources(SynchronousTestCase):

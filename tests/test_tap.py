@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.test_cli import folder
 from tproxy.assembly import configured
 from tproxy.cluster.local import LocalCluster
+from tproxy.config import ConfigError
 from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
@@ -209,6 +210,13 @@ class Composition(SynchronousTestCase):
         for runner in (twistd("-n"), twist()):
             runner.subOptions["config"] = str(folder(self.mktemp()) / "config.yaml")
             self.assertIsInstance(makeService(runner.subOptions), Proxy)
+
+    def test_one_at_a_time(self) -> None:
+        """A second one with the same state file does not start: each would undo what the other wrote."""
+        config = configured(str(folder(self.mktemp()) / "config.yaml"))
+        service(config, twistd("-n"), MemoryReactorClock())
+        error = self.assertRaises(ConfigError, service, config, twistd("-n"), MemoryReactorClock())
+        self.assertRegex(str(error), r"/state\.json: another tproxy keeps its ports in this file: stop it, ")
 
     def test_wrong_configuration(self) -> None:
         """One line, and the status 1 that comes with it."""

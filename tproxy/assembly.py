@@ -56,8 +56,8 @@ def release() -> str:
         return "(sources)"
 
 
-def configured(file: str) -> Config:
-    """The configuration in `file`, and all that it names is there.
+def configured(file: str, writes: bool = False) -> Config:
+    """The configuration in `file`, and all that it names is there; `writes` says whether the state will be written.
 
     Raises ConfigError.
     """
@@ -69,6 +69,8 @@ def configured(file: str) -> Config:
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: is not UTF-8 text") from None
     for key, place, kind in paths(config):
+        if kind is PathKind.WRITTEN_FILE and not writes:
+            continue
         problem = problem_with(place, kind)
         if problem:
             raise ConfigError(f"{file}: {key}: {place} {problem}")

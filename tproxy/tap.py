@@ -21,6 +21,7 @@ from twisted.python.usage import Options as TwistedOptions
 
 from tproxy.assembly import assemble, configured, release
 from tproxy.cluster.local import LocalCluster
+from tproxy.cluster.state import hold
 from tproxy.config import Config, ConfigError, loosened
 from tproxy.listeners import Listeners
 from tproxy.net.endpoints import Listening
@@ -171,7 +172,7 @@ def makeService(options: Options) -> Proxy:
     if not options["config"]:
         sys.exit("tproxy: --config FILE is missing")
     try:
-        return service(configured(options["config"]), options.parent or TwistedOptions(), reactor)
+        return service(configured(options["config"], writes=True), options.parent or TwistedOptions(), reactor)
     except ConfigError as error:
         sys.exit(f"tproxy: {error}")
 
@@ -179,6 +180,7 @@ def makeService(options: Options) -> Proxy:
 def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     """The whole proxy; `runner` is what twistd or twist was told. Raises ConfigError."""
     raise_descriptor_limit()
+    hold(config.local.state)
     parts = assemble(config, reactor, lambda: listeners.ports)
     services = Services(
         clock=parts.clock,

@@ -29,7 +29,7 @@ class Runners(TestCase):
         return proxy
 
     async def test_signals(self) -> None:
-        """SIGTERM and SIGINT end it with status 0; what it wrote are JSON lines of its own, and no file is left."""
+        """SIGTERM and SIGINT end it with status 0; what it wrote are JSON lines of its own, and files of its state."""
         for runner in (TWISTD, TWIST):
             for number in (signal.SIGTERM, signal.SIGINT):
                 proxy = self.proxy()
@@ -42,7 +42,7 @@ class Runners(TestCase):
                 self.assertEqual([json.loads(line)["text"] for line in lines if b'"library"' in line], [])
                 self.assertTrue(all({"time", "level", "text", "event"} <= json.loads(line).keys() for line in lines))
                 left = {path.name for path in proxy.folder.iterdir()}
-                self.assertEqual(left, {"config.yaml", "destinations", "resources", "state.json"})
+                self.assertEqual(left, {"config.yaml", "destinations", "resources", "state.json", ".state.json.lock"})
 
     async def test_wrong_configuration(self) -> None:
         """What is wrong is one line that names the key, with status 1: no traceback, no list of options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -22,6 +23,21 @@ class State:
 
     records: tuple[Record, ...] = ()
     listeners: tuple[ListenerStatus, ...] = ()
+
+
+def hold(path: Path) -> None:
+    """Keeps other processes from the file for as long as this one lives: each would undo what the other wrote.
+
+    @raise ConfigError: another one does
+    """
+    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(
+            f"{path}: another tproxy keeps its ports in this file: stop it, or name another file in cluster.local.state"
+        ) from None
 
 
 def load(path: Path) -> State:
