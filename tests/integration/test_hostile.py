@@ -192,7 +192,7 @@ class HostileTests(TestCase):
         self.assertIn("TLS", events[-1]["message"])
 
     async def test_tls_to_the_plain_port(self):
-        """A client that begins TLS with its first byte causes no connection to the mail server."""
+        """A client that begins TLS with its first byte is closed without a word, and costs no login."""
         server = await self.serve(MailServer())
         self.proxy.start()
         port = await self.proxy.port("mail")
