@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import random
 import socket
+import tracemalloc
+from typing import TypeVar
 
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.peers import HalfClosing, tcp_pair, turn
+from tests.peers import HalfClosing, Recorder, tcp_pair, turn
+from tproxy.model import Trust
 from tproxy.net.hub import Hub
 from tproxy.net.transport import Transport
+from tproxy.net.trust import TrustStore
 from tproxy.relay.pipe import DELIVERY_SECONDS, SILENCE_SECONDS, Pipe
+from tproxy.testing.certificates import Authority
+
+AUTHORITY = Authority.create()
+SERVER = AUTHORITY.issue("localhost").server_context()
+
+R = TypeVar("R", bound=Recorder)
 
 
 class PipeTests(TestCase):
@@ -23,19 +36,21 @@ class PipeTests(TestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.ended: Deferred[None] = Deferred()
-        self.application, downstream = self.side()
-        self.server, upstream = self.side()
-        self.pipe = Pipe(self.clock, downstream, upstream, lambda: self.ended.callback(None))
+        ended: Deferred[None] = Deferred()
+        self.application, downstream = self.side(HalfClosing())
+        self.server, upstream = self.upstream_side(Recorder())
+        self.pipe = Pipe(self.clock, downstream, upstream, lambda: ended.callback(None))
+        self.ended = ended
         downstream.resumeProducing()
         upstream.resumeProducing()
         self.downstream, self.upstream = downstream, upstream
 
-    def side(self) -> tuple[HalfClosing, Transport]:
+    def side(self, recorder: R) -> tuple[R, Transport]:
         near, far = tcp_pair()
-        recorder = HalfClosing()
         Transport(self.reactor, far).begin(recorder)
         return recorder, Transport(self.reactor, near)
+
+    upstream_side = side
 
     async def end(self) -> None:
         """The mail server ends, and with it everything."""
@@ -49,9 +64,9 @@ class PipeTests(TestCase):
     async def test_both_ways_at_once(self) -> None:
         """Megabytes in pieces of any size arrive as they were sent, both ways at once, and are counted."""
         rng = random.Random(7)
-        down, up = rng.randbytes(8_000_000), rng.randbytes(5_000_000)
+        down, up = rng.randbytes(8_000_000), rng.randbytes(8_000_000)
 
-        def send(recorder: HalfClosing, data: bytes) -> None:
+        def send(recorder: Recorder, data: bytes) -> None:
             at = 0
             while at < len(data):
                 size = rng.choice((1, 17, 1500, 16384, 70_000, 400_000))
@@ -83,7 +98,7 @@ class PipeTests(TestCase):
         self.application.transport.write(b"2 LIST\r\n")
         self.application.transport._socket.shutdown(socket.SHUT_WR)
         await self.server.hears(8)
-        self.assertFalse(self.server.fin.called)
+        self.assertFalse(self.server.ended.called)
         self.server.transport.write(b"2 OK\r\n")
         self.assertEqual(await self.application.hears(6), b"2 OK\r\n")
         await self.end()
@@ -97,9 +112,9 @@ class PipeTests(TestCase):
         self.server.transport.write(b"* 1 EXISTS\r\n")
         await self.application.hears(12)
         self.clock.advance(SILENCE_SECONDS - 1)
-        self.assertFalse(self.server.fin.called)
+        self.assertFalse(self.server.ended.called)
         self.clock.advance(1)
-        await self.server.fin
+        await self.server.ended
         self.server.transport.loseConnection()
         await self.application.fin
         self.application.transport.loseConnection()
@@ -161,7 +176,6 @@ class PipeTests(TestCase):
 
     async def test_ended_from_here_at_rest(self) -> None:
         self.pipe.end()
-        await self.server.fin
         self.server.transport.loseConnection()
         await self.application.fin
         self.application.transport.loseConnection()
@@ -176,3 +190,62 @@ class HubPipeTests(PipeTests):
         self.reactor = Hub(reactor)
         self.addCleanup(self.reactor.close)
         super().setUp()
+
+
+class TLSPipeTests(HubPipeTests):
+    """The same with TLS upstream."""
+
+    def upstream_side(self, recorder: R) -> tuple[R, Transport]:
+        near, far = tcp_pair()
+        client = TrustStore().client(Trust((AUTHORITY.pem,)), "localhost").connection(near)
+        server = SSL.Connection(SERVER, far)
+        server.set_accept_state()
+        for side in (client, server, client, server, client):
+            with contextlib.suppress(SSL.WantReadError):
+                side.do_handshake()
+        Transport(self.reactor, far, server).begin(recorder)
+        return recorder, Transport(self.reactor, near, client)
+
+    async def test_in_parallel(self) -> None:
+        """Sixty-four sessions at once: each gets its own bytes, both ways."""
+        sessions = [(self.application, self.server, self.downstream, self.ended)]
+        for _ in range(63):
+            self.setUp()
+            sessions.append((self.application, self.server, self.downstream, self.ended))
+        rng = random.Random(11)
+        sent = [(rng.randbytes(1_000_000), rng.randbytes(200_000)) for _ in sessions]
+        for start in range(0, 1_000_000, 50_000):
+            for (application, server, _, _), (down, up) in zip(sessions, sent, strict=True):
+                server.transport.write(down[start : start + 50_000])
+                application.transport.write(up[start : start + 50_000])
+            await turn()
+        for (application, server, _, ended), (down, up) in zip(sessions, sent, strict=True):
+            self.assertEqual(await application.hears(len(down)), down)
+            self.assertEqual(await server.hears(len(up)), up)
+            server.transport.loseConnection()
+            await application.fin
+            application.transport.loseConnection()
+            await ended
+            await server.ended
+
+    async def test_a_million_commands(self) -> None:
+        """A million commands leave nothing behind: no memory, and not one that was not carried."""
+        commands = b"1 NOOP\r\n" * 1000
+        carried = 0
+        for round in range(1000):
+            self.application.transport.write(commands)
+            await self.server.hears(len(commands))
+            self.assertEqual(self.server.heard, commands)
+            carried += self.server.heard.count(b"\n")
+            self.server.heard.clear()
+            if round == 100:
+                gc.collect()
+                tracemalloc.start()
+                self.addCleanup(tracemalloc.stop)
+                before = tracemalloc.get_traced_memory()[0]
+            if round == 200:
+                gc.collect()
+                self.assertLess(tracemalloc.get_traced_memory()[0] - before, 50_000)
+                tracemalloc.stop()
+        self.assertEqual((carried, self.downstream.received), (1_000_000, 1000 * len(commands)))
+        await self.end()
