@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import frozen
 from OpenSSL import SSL
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 log = Logger()
+
+_T = TypeVar("_T")
 
 BACKLOG = 1024
 ACCEPTS_PER_EVENT = 64
@@ -134,6 +136,44 @@ class _Race:
             one.cancel()
 
 
+def _dialled(reactor: Reactor, addresses: Sequence[str], port: int) -> Deferred[socket.socket]:
+    """A connection to the first of the addresses that answers. Raises OSError where there can be no socket."""
+    if len(addresses) == 1:
+        return _Dialling(reactor, addresses[0], port).done
+    return _Race(reactor, addresses, port).done
+
+
+class _Limit:
+    """Cancels what is waited for once it takes too long; `slow` says what that means."""
+
+    _waiting: Deferred[Any]
+
+    def __init__(self, reactor: Reactor, seconds: float, slow: Callable[[], Refusal]) -> None:
+        self.exceeded = False
+        self.slow = slow
+        self._seconds = seconds
+        self._timer = reactor.callLater(seconds, self._exceed)
+
+    def on(self, waiting: Deferred[_T]) -> Deferred[_T]:
+        """This is what is waited for now."""
+        self._waiting = waiting
+        return waiting
+
+    def begin_again(self, slow: Callable[[], Refusal]) -> None:
+        """There is as much time for what comes next."""
+        self.slow = slow
+        self._timer.reset(self._seconds)
+
+    def end(self) -> None:
+        """Nothing is waited for any more."""
+        if not self.exceeded:
+            self._timer.cancel()
+
+    def _exceed(self) -> None:
+        self.exceeded = True
+        self._waiting.cancel()
+
+
 @frozen
 class Connector:
     """Opens connections to the world: resolved, guarded, verified."""
@@ -188,32 +228,39 @@ class _ClientEndpoint:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        reactor = self.connector.reactor
-        sock = await _in_time(Deferred.fromCoroutine(self._dial()), self.timeout, reactor, self._slow)
+        reactor, limit = self.connector.reactor, _Limit(self.connector.reactor, self.timeout, self._slow)
         connection = None
-        if self.tls is not None:
-            try:
-                tls = self.connector.client(self.tls, self.host, self.port, self.scope)
-                shaking = Handshaking(reactor, sock, tls)
-                connection = await _in_time(shaking.done, self.timeout, reactor, _slow_handshake)
-            except BaseException:
-                reset(sock)
-                raise
+        try:
+            addresses = await limit.on(self.connector.resolver.resolve(self.host, self.port))
+            sock = await limit.on(_dialled(reactor, addresses, self.port))
+            if self.tls is not None:
+                limit.begin_again(_slow_handshake)
+                connection = await self._shake_hands(sock, self.tls, limit)
+        except CancelledError:
+            if limit.exceeded:
+                raise RefusedError(limit.slow()) from None
+            raise
+        except OSError as error:
+            raise RefusedError(self._failed(error)) from None
+        finally:
+            limit.end()
         return _given(reactor, sock, connection, factory)
 
-    async def _dial(self) -> socket.socket:
-        addresses = await self.connector.resolver.resolve(self.host, self.port)
+    async def _shake_hands(self, sock: socket.socket, trust: Trust, limit: _Limit) -> SSL.Connection:
         try:
-            return await _Race(self.connector.reactor, addresses, self.port).done
-        except OSError as error:
-            raise RefusedError(
-                Refusal(
-                    Stage.CONNECT,
-                    Reason.CONNECTION_FAILED,
-                    f"{self.host} port {self.port}: {os.strerror(error.errno or 0)}",
-                    "check host and port, that the server runs, and the firewalls in between",
-                )
-            ) from None
+            tls = self.connector.client(trust, self.host, self.port, self.scope)
+            return await limit.on(Handshaking(self.connector.reactor, sock, tls).done)
+        except BaseException:
+            reset(sock)
+            raise
+
+    def _failed(self, error: OSError) -> Refusal:
+        return Refusal(
+            Stage.CONNECT,
+            Reason.CONNECTION_FAILED,
+            f"{self.host} port {self.port}: {os.strerror(error.errno or 0)}",
+            "check host and port, that the server runs, and the firewalls in between",
+        )
 
     def _slow(self) -> Refusal:
         return Refusal(
