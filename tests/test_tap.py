@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import signal
+import weakref
 from io import StringIO
 from pathlib import Path
 
@@ -28,11 +30,13 @@ from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.tap import (
+    GARBAGE,
     SIGNALS,
     Options,
     Proxy,
     TrustRefresh,
     announce,
+    begin,
     makeService,
     observer,
     raise_descriptor_limit,
@@ -269,6 +273,25 @@ class Signals(TestCase):
                 finally:
                     for number, handler in kept:
                         signal.signal(number, handler)
+
+
+class Collector(SynchronousTestCase):
+    """The garbage collector, which finds next to nothing here."""
+
+    def test_spared(self) -> None:
+        """It leaves alone what is there at the start, and still finds what comes to lie about."""
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
+        begin(configured(str(folder(self.mktemp()) / "config.yaml")))
+        self.assertGreater(gc.get_freeze_count(), 10_000)
+        self.assertTrue(gc.isenabled())
+        gone = []
+        while not gone and gc.get_count()[0] < 2 * GARBAGE:
+            cycle = Options()
+            cycle.itself = cycle
+            weakref.finalize(cycle, gone.append, True).atexit = False
+            del cycle
+        self.assertTrue(gone)
 
 
 class Descriptors(SynchronousTestCase):
