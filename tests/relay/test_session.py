@@ -500,6 +500,37 @@ class SessionTests(TestCase):
         while self.factory.sessions:
             await turn()
 
+    async def test_much_before_the_greeting(self) -> None:
+        """Of more than is held before the greeting, the rest is heard in the relay."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        said = b'1 LIST "" "*"\r\n' * 20_000
+        application.transport.write(said)
+        server = await coming
+        for _ in range(20):
+            await turn()
+        await self.log_in(server)
+        self.assertEqual(len(await server.hears(len(said))), len(said))
+        self.assertEqual(server.heard, said)
+        server.transport.loseConnection()
+        await self.over(application)
+
+    async def test_not_read_before_the_relay(self) -> None:
+        """An application that read no answer in the dialogue is heard in the relay, once it reads."""
+        application, server = await self.session()
+        (session,) = self.factory.sessions
+        session.downstream.transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        application.transport.pauseProducing()
+        application.transport.write(b"1 CAPABILITY\n" * 4_000 + b"2 SELECT INBOX\r\n")
+        while not session.downstream.transport.undelivered:
+            await turn()
+        application.transport.resumeProducing()
+        await server.hears(16)
+        application.transport.write(b"3 NOOP\r\n")
+        self.assertEqual(await server.hears(24), b"2 SELECT INBOX\r\n3 NOOP\r\n")
+        server.transport.loseConnection()
+        await self.over(application)
+
     async def test_nothing_is_left(self) -> None:
         """A session that is over is freed at once, without the garbage collector's help, however it ended."""
 

@@ -40,10 +40,11 @@ class Pipe:
         self._timeout: IDelayedCall | None = None
         self._downstream, self._upstream = downstream, upstream
         downstream.protocol, upstream.protocol = _Downstream(self), _Upstream(self)
-        downstream.registerProducer(upstream, True)
-        upstream.registerProducer(downstream, True)
-        downstream.carry_to(upstream.write)
-        upstream.carry_to(downstream.write)
+        for near, far in ((downstream, upstream), (upstream, downstream)):
+            far.carry_to(near.write)
+            near.registerProducer(far, True)
+            if not near.undelivered:  # the dialogue may have left off while it did not listen
+                far.resumeProducing()
 
     def half_closed(self) -> None:
         """The application has sent its FIN and may still read."""
