@@ -113,6 +113,24 @@ class EndpointTests(TestCase):
         client.transport.stopProducing()
         await client.ended
 
+    async def test_options(self) -> None:
+        """Small messages go at once, and a peer that vanished is noticed within two minutes, on either side."""
+        accepted = Recorder()
+        port = await Listening(self.reactor, "127.0.0.1", 0).listen(Factory.forProtocol(lambda: accepted))
+        self.addCleanup(port.stopListening)
+        dialled = await self.connect(port.getHost().port, None)
+        while accepted.transport is None:
+            await turn()
+        for sock in (accepted.transport._socket, dialled.transport._socket):
+            self.assertTrue(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+            self.assertLessEqual(idle + interval * count, 120)
+        dialled.transport.loseConnection()
+        await dialled.ended
+        await accepted.ended
+
     async def test_an_end_within_tls(self) -> None:
         """A close_notify, and an end without one, are both the end, after all that came before."""
         port = await self.serve()

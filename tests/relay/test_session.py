@@ -183,6 +183,16 @@ class SessionTests(TestCase):
         self.assertEqual(ended["received"], 14 + 19 + 27)
         self.assertGreater(ended["sent"], 11)
 
+    async def test_silence(self) -> None:
+        """A session in which nobody says anything lives on: no time runs, neither in the dialogue nor in the relay."""
+        application, server = await self.session()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        application.transport.write(b"1 IDLE\r\n")
+        await server.hears(8)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        server.transport.loseConnection()
+        await self.over(application)
+
     async def test_pipelined_before_the_greeting(self) -> None:
         """Commands that came early are answered after the greeting, in order."""
         coming = Deferred.fromCoroutine(self.server())
