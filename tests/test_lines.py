@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.lines import Dialogue, LineReader, Over
-from tproxy.model import Reason, Refusal, Stage
+from tproxy.model import Reason, Stage
 from tproxy.session import (
     Close,
     Effect,
@@ -183,7 +183,13 @@ class Driver(SynchronousTestCase):
 
     def refused(self, effects: list[Effect], message: str) -> None:
         """The one effect is a refusal of a breach."""
-        self.assertEqual(effects, [Refuse(Refusal(Stage.GREETING, Reason.PROTOCOL_VIOLATION, message))])
+        (effect,) = effects
+        self.assertIsInstance(effect, Refuse)
+        refusal = effect.refusal
+        self.assertEqual(
+            (refusal.stage, refusal.reason, refusal.message), (Stage.GREETING, Reason.PROTOCOL_VIOLATION, message)
+        )
+        self.assertIn("host and port", refusal.remedy)
         self.assertEqual(self.dialogue.state, Over(Stage.GREETING))
 
     def test_many(self):

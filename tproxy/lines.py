@@ -27,6 +27,8 @@ from tproxy.session import (
     Upstream,
 )
 
+_CHECK_ROUTE = "check that host and port are those of a mail server of this protocol"
+
 
 @frozen
 class Over:
@@ -187,7 +189,8 @@ class Dialogue:
                 raise ProtocolError("the mail server sent bytes between its consent to TLS and the handshake")
         except ProtocolError as error:
             stage = self.state.stage
-            state, effects = Over(stage), (Refuse(Refusal(stage, Reason.PROTOCOL_VIOLATION, str(error))),)
+            refusal = Refusal(stage, Reason.PROTOCOL_VIOLATION, str(error), _CHECK_ROUTE)
+            state, effects = Over(stage), (Refuse(refusal),)
         self.state = state
         if isinstance(state, Over):
             self._own.unread(state.unread)

@@ -11,7 +11,7 @@ from tests.protocols.imap4.logins import BEARER, GREETED, PASSWORD, on_plain_por
 from tproxy.lines import Dialogue
 from tproxy.model import Bearer, Password, Secret
 from tproxy.protocols.imap4 import imap4, imap4s, login
-from tproxy.session import LOGIN_LINE_LIMIT, Refuse
+from tproxy.session import LOGIN_LINE_LIMIT, Ended, Expired, LineTooLong, Refuse
 
 
 class Refusals(SynchronousTestCase):
@@ -50,6 +50,16 @@ class Refusals(SynchronousTestCase):
         self.assertEqual(dialogue.receive(b"* OK " + b"x" * (LOGIN_LINE_LIMIT - 6)), [])
         [effect] = dialogue.receive(b"x")
         self.assertEqual((effect.refusal.stage, effect.refusal.reason), ("greeting", "protocol-violation"))
+
+    def test_remedies(self):
+        """Whoever hears nothing, or something else than IMAP, is told to look at the route."""
+        for event in (Ended(), Expired(), LineTooLong()):
+            [effect] = Dialogue(imap4s.log_in(PASSWORD)).tell(event)
+            self.assertRegex(effect.refusal.remedy, "host.* port .*protocol", event)
+        dialogue = Dialogue(imap4s.log_in(PASSWORD))
+        dialogue.receive(b"* OK ready\r\n")
+        [effect] = dialogue.tell(Expired())
+        self.assertEqual(effect.refusal.remedy, "see the log of the mail server")
 
     def test_answers_to_a_login(self):
         """Only the codes of a wrong credential, and none, count as one; the others only pace."""

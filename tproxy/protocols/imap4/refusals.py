@@ -35,12 +35,14 @@ _NOT_CONNECTED = b"user is authenticated but not connected"
 
 def ended(stage: Stage) -> Refusal:
     """The connection ended in the middle."""
-    return Refusal(stage, Reason.UPSTREAM_ENDED, f"the mail server ended the connection during the {_WHEN[stage]}")
+    message = f"the mail server ended the connection during the {_WHEN[stage]}"
+    return Refusal(stage, Reason.UPSTREAM_ENDED, message, _remedy(stage))
 
 
 def expired(stage: Stage) -> Refusal:
     """The time was up in the middle."""
-    return Refusal(stage, Reason.TIMED_OUT, f"the mail server did not answer in time during the {_WHEN[stage]}")
+    message = f"the mail server did not answer in time during the {_WHEN[stage]}"
+    return Refusal(stage, Reason.TIMED_OUT, message, _remedy(stage))
 
 
 _WHEN = {
@@ -48,6 +50,11 @@ _WHEN = {
     Stage.TLS: "change to TLS",
     Stage.LOGIN: "login",
 }
+
+
+def _remedy(stage: Stage) -> str:
+    """Nothing at all is heard where one side speaks TLS and the other does not."""
+    return _CHECK_ROUTE if stage is Stage.GREETING else "see the log of the mail server"
 
 
 def greeting(said: Status | None, text: bytes) -> Refusal:
