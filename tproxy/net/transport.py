@@ -37,6 +37,9 @@ TLS_RECORD = 16 * 1024
 BUFFER = memoryview(bytearray(256 * 1024))
 """What every transport reads into; it is handed on before the next read."""
 
+HEARD_AT_ONCE = BUFFER[: 64 * 1024]
+"""What a protocol is told at once: its answers may be much longer than that, and have to wait somewhere."""
+
 RECORDS = tuple(BUFFER[start : start + TLS_RECORD] for start in range(0, 8 * TLS_RECORD, TLS_RECORD))
 
 BLOCKED = (BlockingIOError, SSL.WantReadError, SSL.WantWriteError)
@@ -72,6 +75,7 @@ class Transport:
         "_read_ended",
         "_reading",
         "_receive",
+        "_room",
         "_send",
         "_socket",
         "disconnecting",
@@ -88,6 +92,7 @@ class Transport:
         self._reading = self._read_ended = self._closed = self.disconnecting = False
         self._protocol: IProtocol | None = None
         self._hear: Callable[[memoryview], None] = _ignore
+        self._room = HEARD_AT_ONCE
         self.received = self.sent = 0
         self._speak(connection)
 
@@ -114,6 +119,7 @@ class Transport:
     def protocol(self, protocol: IProtocol) -> None:
         self._protocol = protocol
         self._hear = lambda octets: protocol.dataReceived(bytes(octets))
+        self._room = HEARD_AT_ONCE
 
     def carry_to(self, hear: Callable[[memoryview], None]) -> None:
         """From now on what the peer says goes to `hear`; the protocol is still told of the end.
@@ -121,6 +127,7 @@ class Transport:
         The octets are in a buffer that all transports share: `hear` keeps none of it.
         """
         self._hear = hear
+        self._room = BUFFER
 
     # the reactor's side
 
@@ -134,7 +141,7 @@ class Transport:
         size, end = 0, None
         try:
             if self._connection is None:
-                size = self._receive(BUFFER)
+                size = self._receive(self._room)
             else:
                 for record in RECORDS:
                     read = self._receive(record)
