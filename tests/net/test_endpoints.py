@@ -28,7 +28,7 @@ from zope.interface.verify import verifyObject
 
 from tests.peers import Recorder, tcp_pair, turn
 from tproxy.model import Reason, RefusedError, Stage, Trust
-from tproxy.net.endpoints import Connector, Listening, _Race
+from tproxy.net.endpoints import Connector, Listening, _dialled
 from tproxy.net.guard import Guard
 from tproxy.net.hub import Hub
 from tproxy.net.resolver import Resolver
@@ -280,13 +280,13 @@ class EndpointTests(TestCase):
     async def test_race(self) -> None:
         """Of several addresses the first that answers is taken; one that fails makes room for the next."""
         port = await self.serve(None)
-        sock = await _Race(self.reactor, ["127.0.0.2", "127.0.0.1"], port).done
+        sock = await _dialled(self.reactor, ["127.0.0.2", "127.0.0.1"], port)
         self.assertEqual(sock.getpeername()[0], "127.0.0.1")
         sock.close()
         with self.assertRaises(OSError) as caught:
-            await _Race(self.reactor, ["127.0.0.2", "127.0.0.3"], port).done
+            await _dialled(self.reactor, ["127.0.0.2", "127.0.0.3"], port)
         self.assertEqual(caught.exception.errno, errno.ECONNREFUSED)
-        racing = _Race(self.reactor, ["127.0.0.1", "127.0.0.2"], port).done
+        racing = _dialled(self.reactor, ["127.0.0.1", "127.0.0.2"], port)
         racing.cancel()
         with self.assertRaises(CancelledError):
             await racing
