@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from tests.logs import logged
 from tproxy.cluster import folder, local
 from tproxy.cluster.local import LocalCluster, read_state
+from tproxy.cluster.state import hold
 from tproxy.config import Config, ConfigError, Instance, Local
 from tproxy.interfaces import ICluster
 from tproxy.model import ListenerKey, Reason, RefusedError
@@ -439,6 +440,16 @@ class States(LocalTestCase):
         self.assertEqual(set(self.records(cluster)), {OTHER})
         (self.base / ".state.json.new").rmdir()
         self.perform(cluster, Claim(MAIL, 10000))
+
+    def test_held(self):
+        """Who keeps the file keeps it alone, to the end of the process; where that cannot be had, it is said."""
+        hold(self.state)
+        error = self.assertRaises(ConfigError, hold, self.state)
+        self.assertRegex(str(error), r"/state\.json: another tproxy ")
+        lock = self.base / ".other.json.lock"
+        lock.mkdir()
+        error = self.assertRaises(ConfigError, hold, self.base / "other.json")
+        self.assertEqual(str(error), f"{lock}: the file cannot be locked: Is a directory")
 
     def test_absent(self):
         """Without a file nothing was ever given."""

@@ -28,16 +28,17 @@ class State:
 def hold(path: Path) -> None:
     """Keeps other processes from the file for as long as this one lives: each would undo what the other wrote.
 
-    @raise ConfigError: another one does
+    @raise ConfigError: another one has it, or that cannot be known
     """
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+    lock = path.with_name(f".{path.name}.lock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(lock)
         raise ConfigError(
             f"{path}: another tproxy keeps its ports in this file: stop it, or name another file in cluster.local.state"
         ) from None
+    except OSError as error:
+        raise ConfigError(f"{lock}: the file cannot be locked: {os.strerror(error.errno or 0)}") from None
 
 
 def load(path: Path) -> State:
