@@ -7,7 +7,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from socket import socket
@@ -208,7 +208,7 @@ class ClientTLS:
         self._host = host
         self._is_address = ip_literal(host) is not None and "%" not in host
         self._failed: verdicts.Failed | None = None
-        self._chain_end: datetime | None = None
+        self._chain_end: bytes | None = None
         self._kept: tuple[Resumption, Hashable] | None = None
         if not self._is_address:
             try:
@@ -228,10 +228,10 @@ class ClientTLS:
         """
         if self._kept is not None:
             resumption, key = self._kept
-            resumption.keep(key, connection, self._chain_end)
+            resumption.keep(key, connection, None if self._chain_end is None else _moment(self._chain_end))
 
-    def verified(self, end: datetime) -> None:
-        """A certificate of the chain, which ends then, was verified in this handshake."""
+    def verified(self, end: bytes) -> None:
+        """A certificate of the chain, which ends then (GeneralizedTime, in UTC), was verified in this handshake."""
         self._chain_end = end if self._chain_end is None else min(self._chain_end, end)
 
     def connection(self, sock: socket) -> SSL.Connection:
@@ -303,12 +303,16 @@ def _meant_for(certificate: x509.Certificate, host: str, is_address: bool) -> No
 
 
 def _record(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-    tls, x509_certificate = connection.get_app_data(), certificate.to_cryptography()
     if ok:
-        tls.verified(x509_certificate.not_valid_after_utc)
+        connection.get_app_data().verified(certificate.get_notAfter())
     else:
-        tls.failed(verdicts.Failed(number, depth, x509_certificate))
+        connection.get_app_data().failed(verdicts.Failed(number, depth, certificate.to_cryptography()))
     return bool(ok)
+
+
+@lru_cache(maxsize=256)
+def _moment(end: bytes) -> datetime:
+    return datetime.strptime(end.decode("ascii"), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
 def _trust(context: SSL.Context, authorities: Iterable[x509.Certificate]) -> None:
