@@ -6,6 +6,7 @@ import atexit
 import grp
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ from pathlib import Path
 from random import randrange
 
 from attrs import frozen
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from tests.integration import canaries
 from tproxy.testing.certificates import Authority
@@ -121,9 +124,15 @@ class Dovecot:
     def log(self) -> str:
         return (self.folder / "dovecot.log").read_text(errors="replace")
 
-    def logins(self, user: str) -> int:
-        """How often a user logged in so far."""
-        return self.log.count(f"imap-login: Info: Login: user=<{user}>")
+    async def logins(self, user: str, least: int, how: str = "") -> int:
+        """How often a user logged in (the rest of the line matching `how`), once the log shows so many.
+
+        What Dovecot's processes say comes to the log by way of another of its processes.
+        """
+        pattern = re.compile(rf"imap-login: Info: Login: user=<{user}>, {how}")
+        while (count := len(pattern.findall(self.log))) < least:
+            await deferLater(reactor, 0.05)
+        return count
 
     def deliver(self, user: str, message: bytes, number: int) -> None:
         """Put a message into a user's INBOX, as the `number`th."""

@@ -222,4 +222,4 @@ class ClientTests(TestCase):
         received = await wire.hears(rb"^t99 OK .*\r\n")
         tagged = [int(number) for number in re.findall(rb"^t(\d+) OK ", received, re.MULTILINE)]
         self.assertEqual(list(range(100)), tagged)
-        self.assertEqual(1, dovecot().logins(user))
+        self.assertEqual(1, await dovecot().logins(user, 1))

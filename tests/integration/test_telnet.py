@@ -60,7 +60,7 @@ class TelnetTests(TestCase):
         answers = await typed(wire, *DOCUMENTED)
         self.assertEqual(await self.expected(), answers)
         self.assertIn(b"{29}\r\nGood morning.\r\nSecond line.\r\n", answers)
-        self.assertEqual(1, dovecot().logins(user))
+        self.assertEqual(1, await dovecot().logins(user, 1))
 
     async def test_documented_after_a_login(self):
         """A LOGIN is answered, whatever its user and password; then the same follows."""
