@@ -63,6 +63,8 @@ class Throughput:
         if self.unit == "GB":
             return {"cpu": used / work * GIGA, "rate": work / elapsed / MICRO, "busy": used / elapsed}
         latencies = sorted(load.latencies)
+        if not latencies:  # what was done had begun before
+            raise LoadError(f"nothing was answered in {seconds:g} s")
         return {
             "cpu": used / work * MICRO,
             "p50": median(latencies) * MICRO,
