@@ -55,7 +55,7 @@ def chart(results: Results) -> str:
         found = [(title, value, name) for title, value, name in bars if value is not None]
         if found:
             panels.append(_panel(panel, found))
-    height = HEAD + max((len(PEERS),)) * (BAR + GAP) + 14
+    height = HEAD + len(PEERS) * (BAR + GAP) + 14
     parts = [
         f'<g transform="translate({place % COLUMNS * (PANEL + 30) + 5},{place // COLUMNS * height + 5})">{drawn}</g>'
         for place, drawn in enumerate(panels)

@@ -159,13 +159,16 @@ def _serve(listeners: dict[socket.socket, ssl.SSLContext]) -> NoReturn:
                 if not session.ready():
                     del sessions[number]
                 continue
+            if number not in doors:
+                continue
             listening, context = doors[number]
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # nobody there any more; or gone before the connection was looked at
                 for _ in range(ACCEPTS):
                     plain, _address = listening.accept()
-                    plain.setblocking(False)
-                    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+                    with plain:  # closes what is not taken over
+                        plain.setblocking(False)
+                        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        sock = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
                     sessions[sock.fileno()] = _Session(sock, epoll)
                     epoll.register(sock.fileno(), select.EPOLLIN)
 
