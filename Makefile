@@ -40,7 +40,7 @@ lint: $(VENV)/.tested  ## style, import rule, types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(VENV)/.tested  ## tproxy beside haproxy, nginx, stunnel and Dovecot: about 15 minutes
+bench: $(VENV)/.tested  ## tproxy beside haproxy, nginx, stunnel and Dovecot: about 12 minutes
 	@bench/packages
 	@$(BIN)/python -m bench
 
