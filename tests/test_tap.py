@@ -30,8 +30,10 @@ from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.tap import (
+    FAREWELL_SECONDS,
     GARBAGE,
     SIGNALS,
+    Farewell,
     Options,
     Proxy,
     TrustRefresh,
@@ -207,7 +209,7 @@ class Composition(SynchronousTestCase):
         """The cluster begins before the reconciler, which ends first."""
         config = configured(str(folder(self.mktemp()) / "config.yaml"))
         proxy = service(config, twistd("-n"), MemoryReactorClock())
-        self.assertEqual([type(part) for part in proxy], [Store, TrustRefresh, LocalCluster, Reconciler])
+        self.assertEqual([type(part) for part in proxy], [Farewell, Store, TrustRefresh, LocalCluster, Reconciler])
 
     def test_made_by_a_runner(self) -> None:
         """What twistd and twist call."""
@@ -253,6 +255,51 @@ class Composition(SynchronousTestCase):
         refresh.stopService()
         self.assertEqual(clock.getDelayedCalls(), [])
         refresh.stopService()
+
+
+class Endings(SynchronousTestCase):
+    """Connections that were told to end get the time that takes, and no more."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.farewell = Farewell(self.reactor, self.reactor)
+        self.farewell.startService()
+
+    def stopping(self) -> Deferred[None]:
+        stopped = self.farewell.stopService()
+        self.reactor.advance(0)
+        return stopped
+
+    def test_nothing_open(self) -> None:
+        """Nobody waits for nothing, but for the turn in which the last is told."""
+        stopped = self.farewell.stopService()
+        self.assertNoResult(stopped)
+        self.reactor.advance(0)
+        self.successResultOf(stopped)
+
+    def test_until_the_last_is_gone(self) -> None:
+        """It stops once nothing is read and nothing is written any more."""
+        reader, writer = object(), object()
+        self.reactor.addReader(reader)
+        self.reactor.addWriter(writer)
+        stopped = self.stopping()
+        for leave in (lambda: self.reactor.removeReader(reader), lambda: self.reactor.removeWriter(writer)):
+            self.reactor.advance(1)
+            self.assertNoResult(stopped)
+            leave()
+        self.reactor.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_not_for_ever(self) -> None:
+        """Whoever never leaves is left."""
+        self.reactor.addReader(object())
+        stopped = self.stopping()
+        self.reactor.advance(FAREWELL_SECONDS - 1)
+        self.assertNoResult(stopped)
+        self.reactor.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
 class Signals(TestCase):

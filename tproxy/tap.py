@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
@@ -26,10 +26,12 @@ from tproxy.cluster.state import hold
 from tproxy.config import Config, ConfigError, loosened
 from tproxy.listeners import Listeners
 from tproxy.net.endpoints import Listening
+from tproxy.net.sockets import LINGER_SECONDS
 from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.relay.attempts import Attempts
+from tproxy.relay.pipe import DELIVERY_SECONDS
 from tproxy.relay.session import SessionFactory
 from tproxy.relay.walk import Services
 
@@ -40,6 +42,8 @@ log = Logger()
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 1.0
+FAREWELL_SECONDS = DELIVERY_SECONDS + LINGER_SECONDS + 1.0
+FAREWELL_LOOK_SECONDS = 0.02
 DESCRIPTORS = 1_048_576
 """As many sockets and files as are asked of the system at most."""
 
@@ -129,6 +133,26 @@ class TrustRefresh(Service):
         Service.stopService(self)
         if self._polling.running:
             self._polling.stop()
+
+
+class Farewell(Service):
+    """Stops when the sockets are gone that were told to end: what is under way arrives, and each end is logged.
+
+    Who does not take it in time is left.
+    """
+
+    def __init__(self, sockets: IReactorFDSet, clock: IReactorTime) -> None:
+        self._sockets = sockets
+        self._clock = clock
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._wait(self._clock.seconds() + FAREWELL_SECONDS))
+
+    async def _wait(self, deadline: float) -> None:
+        await deferLater(self._clock, 0)
+        while (self._sockets.getReaders() or self._sockets.getWriters()) and self._clock.seconds() < deadline:
+            await deferLater(self._clock, FAREWELL_LOOK_SECONDS)
 
 
 class Proxy(MultiService):
@@ -221,7 +245,13 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     )
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
-    running: tuple[Service, ...] = (parts.store, TrustRefresh(parts.trust, parts.clock), cluster, reconciler)
+    running: tuple[Service, ...] = (
+        Farewell(parts.connector.reactor, parts.clock),
+        parts.store,
+        TrustRefresh(parts.trust, parts.clock),
+        cluster,
+        reconciler,
+    )
     for part in running:
         part.setServiceParent(proxy)
     return proxy

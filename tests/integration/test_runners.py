@@ -9,7 +9,10 @@ import sys
 from twisted.trial.unittest import TestCase
 
 from tests.integration.children import start
+from tests.integration.mailserver import MailServer, listen
 from tests.integration.proxy import SOURCES, Proxy, basic
+from tests.integration.wire import connect
+from tproxy.testing.certificates import Authority
 
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
 TWIST = [sys.executable, "-c", "import sys; from twisted.application.twist._twist import Twist; Twist.main(sys.argv)"]
@@ -58,3 +61,19 @@ class Runners(TestCase):
                 str(child.output),
                 r"\Atproxy: config\.yaml: cluster\.local\.directory: \S+elsewhere is not there; .*\n\Z",
             )
+
+    async def test_open_sessions(self) -> None:
+        """The end of every session is in the log, also of those that are open when the signal comes."""
+        authority = Authority.create()
+        port = await listen(self, MailServer(), authority.issue("127.0.0.1"))
+        proxy = Proxy(self)
+        proxy.trust(authority.pem)
+        proxy.offer("mail", basic(port, "somebody"))
+        proxy.start()
+        wires = [await connect(self, await proxy.port("mail")) for _ in range(2)]
+        wires[1].readConnectionLost = lambda: None  # stays, though it was told of the end
+        for wire in wires:
+            await wire.ask(b"1 SELECT INBOX\r\n", b"^1 OK")
+        await proxy.stop()
+        ended = [event["connection"] for event in proxy.events if event.get("event") == "session.ended"]
+        self.assertEqual(sorted(ended), [1, 2])
