@@ -64,7 +64,7 @@ $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tproxy needs Python 3.11 or newer: make PYTHON=python3.x …")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'setuptools >= 70.1'
 	@touch $@
 
 install = @rm -rf build tproxy.egg-info; \
