@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import resource
+import shutil
 import signal
 import ssl
 import subprocess
@@ -162,17 +163,23 @@ def take(scenario: Scenario, proxy: Running, seconds: float, results: Results) -
 def machine() -> dict[str, str]:
     """What it runs on."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=SOURCES, capture_output=True, text=True, check=False
-    )
     return {
         "processor": models[0].partition(": ")[2] if models else platform.machine(),
         "processors": f"{os.cpu_count()} processors",
         "kernel": f"Linux {platform.release()}",
         "python": f"Python {platform.python_version()}",
         "tls": ssl.OPENSSL_VERSION,
-        "commit": f"commit {commit.stdout.strip() or 'unknown'}",
+        "commit": f"commit {commit() or 'unknown'}",
     }
+
+
+def commit() -> str:
+    """What git calls these sources; empty where there is no git, or they don't come from it."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    words = [git, "describe", "--always", "--dirty"]
+    return subprocess.run(words, cwd=SOURCES, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

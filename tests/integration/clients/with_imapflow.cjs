@@ -1,6 +1,7 @@
 // HOST PORT USER PASSWORD MESSAGE: the steps of every client, with imapflow.
-const { createHash } = require("node:crypto");
+const { createHash, webcrypto } = require("node:crypto");
 const { readFileSync } = require("node:fs");
+globalThis.crypto ??= webcrypto; // Debian 12 has Node 18, where it is no global yet
 const { ImapFlow } = require("imapflow");
 
 const [host, port, user, pass, message] = process.argv.slice(2);
