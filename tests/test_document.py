@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.document import AUTHENTICATIONS, NOT_SERVED_YET, Rules, parse
 from tproxy.model import (
-    ClientCredentials,
     DestinationRequest,
+    Grant,
     NoCredential,
     Password,
     Reason,
@@ -224,7 +224,7 @@ class LoginTests(Refusals):
                     contradiction = 'mail.imap4s.auth is "true", but Authentication is NoAuthentication: nobody logs in'
                     self.assertEqual(destination.warnings, (contradiction,) if auth == "true" else ())
                 elif wanted:
-                    self.assertIsInstance(destination.login, (Password, ClientCredentials))
+                    self.assertIsInstance(destination.login, (Password, Grant))
                     self.assertEqual((destination.user, destination.warnings), ("joe@example.com", ()))
                 else:
                     self.assertEqual((destination.login, destination.user), (NoCredential(), ""))
@@ -284,7 +284,7 @@ class GrantTests(Refusals):
         """What may be left out has a default."""
         self.assertEqual(
             read(GRANT).login,
-            ClientCredentials("https://token.example/oauth/token", "client", Secret("s3cret")),
+            Grant("https://token.example/oauth/token", "client", Secret("s3cret")),
         )
 
     FULL = (
@@ -305,7 +305,7 @@ class GrantTests(Refusals):
 
     def test_full(self):
         """Every property has its effect, with and without the prefix."""
-        expected = ClientCredentials(
+        expected = Grant(
             url="https://token.example/oauth/token",
             client_id="client",
             client_secret=Secret("s3cret"),

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tproxy import names
 from tproxy.model import (
-    ClientCredentials,
     Destination,
     DestinationRequest,
+    Grant,
     NoCredential,
     Password,
     Reason,
@@ -122,7 +122,7 @@ def parse(
 
 def _login(
     properties: Properties, protocol: str, request: DestinationRequest, rules: Rules, trust: Trust
-) -> tuple[str, Password | NoCredential | ClientCredentials, tuple[str, ...]]:
+) -> tuple[str, Password | NoCredential | Grant, tuple[str, ...]]:
     """Who logs in and how, with warnings."""
     kind = properties.need("Authentication")
     if kind not in (*AUTHENTICATIONS, *NOT_SERVED_YET):
@@ -147,7 +147,7 @@ def _login(
     return user, _grant(properties, request, rules, trust), ()
 
 
-def _grant(properties: Properties, request: DestinationRequest, rules: Rules, trust: Trust) -> ClientCredentials:
+def _grant(properties: Properties, request: DestinationRequest, rules: Rules, trust: Trust) -> Grant:
     url = _token_url(properties, request, rules)
     scope = properties.get("scope") or ""
     user = properties.get("tokenServiceUser") or ""
@@ -170,7 +170,7 @@ def _grant(properties: Properties, request: DestinationRequest, rules: Rules, tr
     for name, _ in body:
         if name in _GRANT or (name == "scope" and scope):
             raise invalid(f"{BODY}{name} is a field that the request sets itself", "remove it")
-    return ClientCredentials(
+    return Grant(
         url=url,
         client_id=properties.need("clientId"),
         client_secret=Secret(properties.need("clientSecret")),

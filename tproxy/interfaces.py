@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.defer import Deferred
 
-    from tproxy.model import Credential, Destination, DestinationRequest, Resolution
+    from tproxy.model import Credential, Destination, DestinationRequest, Offered, Resolution
     from tproxy.operator.plan import Claim, Release, SetStatus, Snapshot
     from tproxy.session import Event, Greeting, Login, Machine
 
@@ -30,7 +30,11 @@ class IProtocolPlugin(Interface):
         """The client half: from the mail server's greeting to `LoggedIn`, `HandOver` or `Refuse`."""
 
     def greet(greeting: Greeting) -> Machine:
-        """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`."""
+        """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`.
+
+        In mode `LOGIN` it begins with `Accepted`, greets at once, and asks with `CredentialOffered`;
+        a `Refuse` then is the answer to one attempt, after which the application may try again.
+        """
 
     def probe(login: Login, capabilities: tuple[str, ...]) -> Machine:
         """One harmless command after the login: begins with the event `LoggedIn`, ends with `Verified` or `Refuse`.
@@ -58,14 +62,26 @@ class IDestinationStore(Interface):
     def describe(request: DestinationRequest) -> Deferred[Destination]:
         """The destination alone: no token is fetched. Fails with `RefusedError`."""
 
-    def resolve(request: DestinationRequest) -> Deferred[Resolution]:
-        """The destination and the credential to use now. Fails with `RefusedError`."""
+    def resolve(request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
+        """The destination and the credential to use now. Fails with `RefusedError`.
 
-    def renew(request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+        `offered` is what the application brought, where the destination asks for that.
+        """
+
+    def renew(
+        request: DestinationRequest, refused: Credential, offered: Offered | None = None
+    ) -> Deferred[Resolution | None]:
         """After a refused login: what a fresh look gives, or None where it would be the same credential again.
 
         `refused` is the credential that the mail server refused.
         """
+
+
+class IKeySource(Interface):
+    """Where the key of a Destination service instance is kept: a file, a mounted folder, a Kubernetes Secret."""
+
+    def read() -> Mapping[str, bytes]:
+        """What is kept now, by file name or key of the Secret. Raises `RefusedError`."""
 
 
 class ICluster(Interface):

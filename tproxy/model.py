@@ -85,6 +85,11 @@ class Reason(StrEnum):
     NAME_ALREADY_PRESENT = "name-already-present"
     RESOURCE_INVALID = "resource-invalid"
     DOCUMENT_INVALID = "document-invalid"
+    DESTINATION_CHANGED = "destination-changed"
+    TENANT_NOT_FOUND = "tenant-not-found"
+    TENANT_NOT_SUBSCRIBED = "tenant-not-subscribed"
+    SERVICE_KEY_INVALID = "service-key-invalid"
+    STORE_REFUSED = "store-refused"
     STORE_UNAVAILABLE = "store-unavailable"
     TOKEN_REFUSED = "token-refused"
     TOKEN_UNAVAILABLE = "token-unavailable"
@@ -175,10 +180,11 @@ class DestinationRequest:
 
 
 class GreetingMode(StrEnum):
-    """How an application is greeted: already logged in, or open to any login."""
+    """How an application is greeted: already logged in, open to any login, or asked for what it brings."""
 
     PREAUTH = "preauth"
     OPEN = "open"
+    LOGIN = "login"
 
 
 @frozen
@@ -192,8 +198,16 @@ class Binding:
 
 
 @frozen
+class Identity:
+    """A client's certificate, with its chain, and the key to it: PEM texts, for mutual TLS."""
+
+    certificates: str
+    key: Secret
+
+
+@frozen
 class Trust:
-    """Whose certificates are believed for one destination, beside the installation's.
+    """Whose certificates are believed for one destination, beside the installation's, and which one is shown.
 
     `authorities` are PEM texts of the destination's own; `verify` is false only where
     the destination says `TrustAll` and the operator allowed that.
@@ -201,6 +215,7 @@ class Trust:
 
     authorities: tuple[str, ...] = ()
     verify: bool = True
+    identity: Identity | None = None
 
 
 @frozen
@@ -237,12 +252,29 @@ class NoCredential:
 Credential = Password | Bearer | NoCredential
 
 
-@frozen
-class ClientCredentials:
-    """An OAuth 2.0 client credentials grant (RFC 6749, section 4.4), ready to be asked for.
+class GrantKind(StrEnum):
+    """What is exchanged for an access token: a `grant_type` of RFC 6749."""
 
-    `url` is where the tenant's token comes from, after `tokenServiceURLType` was applied.
-    `headers`, `queries` and `body` are additional; durations are seconds.
+    CLIENT_CREDENTIALS = "client_credentials"
+    REFRESH_TOKEN = "refresh_token"
+    AUTHORIZATION_CODE = "authorization_code"
+
+
+@frozen
+class Offered:
+    """What an application brings to be exchanged for an access token; `user` is the one it names, or empty."""
+
+    user: str
+    secret: Secret
+
+
+@frozen
+class Grant:
+    """An OAuth 2.0 grant, ready to be asked for (RFC 6749, sections 4.1.3, 4.4 and 6).
+
+    `url` is where the tenant's token comes from, after `tokenServiceURLType` was applied; it is empty
+    where only the Destination service knows. `headers`, `queries` and `body` are additional; durations
+    are seconds. `offered` is the application's refresh token or authorization code, once it is there.
     """
 
     url: str
@@ -258,6 +290,8 @@ class ClientCredentials:
     connect_seconds: float = 10.0
     read_seconds: float = 10.0
     trust: Trust = Trust()
+    kind: GrantKind = GrantKind.CLIENT_CREDENTIALS
+    offered: Secret | None = None
 
 
 @frozen
@@ -265,14 +299,19 @@ class Destination:
     """A destination document, read and judged: one mail server and one way to log in.
 
     `login` is a credential that can be used as it is, or the grant that fetches the
-    token for `user`. `warnings` are for the log.
+    token for `user`; `user` is empty where the application names it. `warnings` are for the log.
     """
 
     name: str
     route: Route
     user: str
-    login: Password | NoCredential | ClientCredentials
+    login: Password | NoCredential | Grant
     warnings: tuple[str, ...] = field(default=(), eq=False)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the application has to bring what is exchanged for a token."""
+        return isinstance(self.login, Grant) and self.login.kind is not GrantKind.CLIENT_CREDENTIALS
 
 
 @frozen

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from tproxy.model import Credential, GreetingMode, Refusal, Stage
+from tproxy.model import Credential, GreetingMode, Offered, Refusal, Stage
 
 LINE_LIMIT = 64 * 1024
 """The longest line that an application may send before the relay, in bytes."""
@@ -100,6 +100,11 @@ class Expired:
     """The time for the dialogue is up."""
 
 
+@frozen
+class Accepted:
+    """For a server half in mode `LOGIN`: an application is there, and nothing was done for it yet."""
+
+
 # Effects; the first two are also events of the other half
 
 
@@ -115,6 +120,13 @@ class Refuse:
     """There will be no session."""
 
     refusal: Refusal
+
+
+@frozen
+class CredentialOffered:
+    """The application brought what is exchanged for a token: the answer is `LoggedIn` or `Refuse`."""
+
+    offered: Offered
 
 
 @frozen
@@ -153,8 +165,8 @@ class Verified:
     """For a probe: the session answers commands."""
 
 
-Event = Line | Literal | LineTooLong | Upstream | TLSEstablished | Ended | Expired | LoggedIn | Refuse
-Effect = LoggedIn | Refuse | Send | Forward | StartTLS | HandOver | Close | Verified
+Event = Line | Literal | LineTooLong | Upstream | TLSEstablished | Ended | Expired | Accepted | LoggedIn | Refuse
+Effect = LoggedIn | Refuse | CredentialOffered | Send | Forward | StartTLS | HandOver | Close | Verified
 
 
 class State(Protocol):

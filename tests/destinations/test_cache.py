@@ -17,9 +17,9 @@ from tproxy.destinations.cache import (
     pause,
 )
 from tproxy.destinations.oauth import Token, TokenUnavailableError
-from tproxy.model import ClientCredentials, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Grant, Reason, Refusal, RefusedError, Secret, Stage
 
-GRANT = ClientCredentials("https://login.example.com/token", "client", Secret("secret"))
+GRANT = Grant("https://login.example.com/token", "client", Secret("secret"))
 DOWN = Refusal(Stage.RESOLVE, Reason.TOKEN_UNAVAILABLE, "down")
 WRONG = Refusal(Stage.RESOLVE, Reason.TOKEN_REFUSED, "wrong")
 
@@ -39,14 +39,14 @@ class TokenCacheTests(SynchronousTestCase):
     def make(self, **arguments: int) -> TokenCache:
         return TokenCache(self.fetch, self.clock, lambda: 1e9 + self.clock.seconds(), longest, **arguments)
 
-    def fetch(self, grant: ClientCredentials) -> Deferred[Token]:
+    def fetch(self, grant: Grant) -> Deferred[Token]:
         self.requests.append(Deferred())
         return self.requests[-1]
 
     def arrives(self, value: str, seconds: float = 100.0) -> None:
         self.requests[-1].callback(Token(Secret(value), seconds))
 
-    def token(self, grant: ClientCredentials = GRANT) -> tuple[str, bool]:
+    def token(self, grant: Grant = GRANT) -> tuple[str, bool]:
         issued: Issued = self.successResultOf(self.cache.get(grant))
         return issued.token.reveal(), issued.cached
 

@@ -35,7 +35,7 @@ from tproxy.destinations.oauth import (
     retry_after,
     shown,
 )
-from tproxy.model import ClientCredentials, Code, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Code, Grant, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
 from tproxy.testing.tokens import (
     BROKEN,
@@ -49,7 +49,7 @@ from tproxy.testing.tokens import (
 
 URL = "https://login.example.com/token?v=2"
 SECRET = "pässw/rd+&=%canary"
-GRANT = ClientCredentials(URL, "client", Secret("secret"))
+GRANT = Grant(URL, "client", Secret("secret"))
 
 
 def answer(status: int, body: object, kind: str = "application/json", **headers: str) -> Answer:
@@ -119,7 +119,7 @@ class RequestTests(SynchronousTestCase):
 class ReadTests(SynchronousTestCase):
     """What is understood."""
 
-    def refusal(self, said: Answer, grant: ClientCredentials = GRANT) -> Refusal:
+    def refusal(self, said: Answer, grant: Grant = GRANT) -> Refusal:
         return self.assertRaises(RefusedError, read, said, grant, 0.0).refusal
 
     def test_token(self) -> None:

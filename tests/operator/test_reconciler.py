@@ -43,10 +43,10 @@ class Store:
             return succeed(Destination(request.name, Route(self.protocol, "mail.example", 993), "u", NoCredential()))
         return answer if isinstance(answer, Deferred) else fail(answer)
 
-    def resolve(self, request):
+    def resolve(self, request, offered=None):
         raise NotImplementedError
 
-    def renew(self, request, refused):
+    def renew(self, request, refused, offered=None):
         raise NotImplementedError
 
 

@@ -21,12 +21,13 @@ from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
     Binding,
-    ClientCredentials,
     Credential,
     Destination,
     DestinationRequest,
+    Grant,
     ListenerKey,
     NoCredential,
+    Offered,
     Password,
     Reason,
     Refusal,
@@ -67,17 +68,19 @@ class OneDestination:
             return fail(RefusedError(self.destination))
         return succeed(self.destination)
 
-    def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
+    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
         assert isinstance(self.destination, Destination)
         match self.destination.login:
-            case ClientCredentials() if isinstance(self.token, Refusal):
+            case Grant() if isinstance(self.token, Refusal):
                 return fail(RefusedError(self.token))
-            case ClientCredentials():
+            case Grant():
                 return succeed(Resolution(self.destination, Bearer(USER, Secret(str(self.token)))))
             case login:
                 return succeed(Resolution(self.destination, login))
 
-    def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+    def renew(
+        self, request: DestinationRequest, refused: Credential, offered: Offered | None = None
+    ) -> Deferred[Resolution | None]:
         return succeed(None)
 
 
@@ -230,7 +233,7 @@ class Walks(TestCase):
 
     async def test_token(self) -> None:
         """Fetching a token is a step of its own; without one nothing is dialled."""
-        grant = ClientCredentials("https://login.example.com/token", "id", Secret(PASSWORD))
+        grant = Grant("https://login.example.com/token", "id", Secret(PASSWORD))
         good, steps = await self.check(evolve(self.destination(1), login=grant), REFUSAL)
         self.assertFalse(good)
         self.assertEqual(list(steps), ["resolve", "token"])

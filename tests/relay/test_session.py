@@ -26,6 +26,7 @@ from tproxy.model import (
     DestinationRequest,
     ListenerKey,
     NoCredential,
+    Offered,
     Password,
     Reason,
     Refusal,
@@ -64,10 +65,12 @@ class OneDestination:
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         return self.answer().addCallback(lambda resolution: resolution.destination)
 
-    def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
+    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
         return self.answer()
 
-    def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+    def renew(
+        self, request: DestinationRequest, refused: Credential, offered: Offered | None = None
+    ) -> Deferred[Resolution | None]:
         self.renewals += 1
         return succeed(self.renewed)
 
@@ -367,7 +370,9 @@ class SessionTests(TestCase):
         asked: Deferred[None] = Deferred()
         never: Deferred[Resolution | None] = Deferred()
 
-        def renew(request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+        def renew(
+            request: DestinationRequest, refused: Credential, offered: Offered | None
+        ) -> Deferred[Resolution | None]:
             asked.callback(None)
             return never
 

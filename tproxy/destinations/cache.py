@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tproxy.destinations.oauth import Token
-from tproxy.model import ClientCredentials, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Grant, Reason, Refusal, RefusedError, Secret, Stage
 
 CAPACITY = 10_000
 """How many tokens are kept; the one not used for longest goes first."""
@@ -97,7 +97,7 @@ class TokenCache:
 
     def __init__(
         self,
-        fetch: Callable[[ClientCredentials], Deferred[Token]],
+        fetch: Callable[[Grant], Deferred[Token]],
         clock: IReactorTime,
         now: Callable[[], float],
         jitter: Jitter = uniform,
@@ -108,9 +108,9 @@ class TokenCache:
         self._now = now
         self._jitter = jitter
         self._capacity = capacity
-        self._entries: OrderedDict[ClientCredentials, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Grant, _Entry] = OrderedDict()
 
-    def get(self, grant: ClientCredentials) -> Deferred[Issued]:
+    def get(self, grant: Grant) -> Deferred[Issued]:
         """A valid token; fails with L{RefusedError}. Cancelling concerns this waiter alone."""
         entry = self._entry(grant)
         entry.uses += 1
@@ -128,7 +128,7 @@ class TokenCache:
             self._ask(grant, entry, waiter)
         return waiter
 
-    def renew(self, grant: ClientCredentials, refused: Secret) -> Deferred[Secret | None]:
+    def renew(self, grant: Grant, refused: Secret) -> Deferred[Secret | None]:
         """Another token than the one that a mail server refused; None where there is none for now."""
         entry = self._entry(grant)
         if entry.held is not None and entry.held.token == refused:
@@ -147,14 +147,14 @@ class TokenCache:
             if entry.flight is not None and entry.flight.request is not None:
                 entry.flight.request.cancel()
 
-    def _entry(self, grant: ClientCredentials) -> _Entry:
+    def _entry(self, grant: Grant) -> _Entry:
         entry = self._entries.setdefault(grant, _Entry())
         self._entries.move_to_end(grant)
         while len(self._entries) > self._capacity:
             _disarm(self._entries.popitem(last=False)[1])
         return entry
 
-    def _ask(self, grant: ClientCredentials, entry: _Entry, *waiters: Deferred[Issued]) -> None:
+    def _ask(self, grant: Grant, entry: _Entry, *waiters: Deferred[Issued]) -> None:
         flight = entry.flight = _Flight(self._now(), list(waiters))
         _disarm(entry)
 
@@ -193,7 +193,7 @@ class TokenCache:
 
         flight.request = self._fetch(grant).addCallbacks(arrived, failed)
 
-    def _arm(self, grant: ClientCredentials, entry: _Entry, seconds: float) -> None:
+    def _arm(self, grant: Grant, entry: _Entry, seconds: float) -> None:
         """Renews in the background after `seconds`, if the token was used in the meantime."""
         if self._entries.get(grant) is not entry:
             return

@@ -20,7 +20,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from tproxy.model import ClientCredentials, Code, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Code, Grant, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
 
 DEFAULT_LIFE = 300.0
@@ -78,15 +78,15 @@ class TokenService:
     @param now: wall-clock time in seconds since the epoch, for `Retry-After` dates
     """
 
-    def __init__(self, client: Callable[[ClientCredentials], Client], now: Callable[[], float]) -> None:
+    def __init__(self, client: Callable[[Grant], Client], now: Callable[[], float]) -> None:
         self._client = client
         self._now = now
 
-    def fetch(self, grant: ClientCredentials) -> Deferred[Token]:
+    def fetch(self, grant: Grant) -> Deferred[Token]:
         """One request, one token; fails with L{RefusedError} and with nothing else."""
         return Deferred.fromCoroutine(self._fetch(grant))
 
-    async def _fetch(self, grant: ClientCredentials) -> Token:
+    async def _fetch(self, grant: Grant) -> Token:
         wanted = request(grant)
         host = _host(grant.url)
         try:
@@ -100,7 +100,7 @@ class TokenService:
         return read(answer, grant, self._now())
 
 
-def request(grant: ClientCredentials) -> TokenRequest:
+def request(grant: Grant) -> TokenRequest:
     """What a grant says to its endpoint (RFC 6749, sections 2.3.1 and 4.4.2).
 
     The `Authorization` header is `tokenServiceUser`'s where there is one, else the client's when its
@@ -128,7 +128,7 @@ def request(grant: ClientCredentials) -> TokenRequest:
     )
 
 
-def read(answer: Answer, grant: ClientCredentials, now: float) -> Token:
+def read(answer: Answer, grant: Grant, now: float) -> Token:
     """The token in an answer (RFC 6749, section 5.1), or the reason why there is none.
 
     @param now: wall-clock time, seconds since the epoch
@@ -208,13 +208,13 @@ def _life(expires_in: object) -> float:
     return seconds if isfinite(seconds) else DEFAULT_LIFE
 
 
-def _quoted(fields: dict[str, object], grant: ClientCredentials) -> str:
+def _quoted(fields: dict[str, object], grant: Grant) -> str:
     """The endpoint's `error` and `error_description` for a message: without secrets, printable, short."""
     words = [word for key in ("error", "error_description") if isinstance(word := fields.get(key), str) and word]
     return ": " + " - ".join(shown(word, grant) for word in words) if words else ""
 
 
-def shown(text: str, grant: ClientCredentials) -> str:
+def shown(text: str, grant: Grant) -> str:
     """Foreign text made fit for a log: secrets of the grant as `***`, controls escaped, cut to `QUOTE_LIMIT`.
 
     Where a secret comes back in a spelling that cannot be cut out, nothing of the text is shown.
@@ -228,7 +228,7 @@ def shown(text: str, grant: ClientCredentials) -> str:
     return _printable(text)
 
 
-def _secrets(grant: ClientCredentials) -> tuple[set[str], set[str]]:
+def _secrets(grant: Grant) -> tuple[set[str], set[str]]:
     """Every secret as it is, and as some layer on the way may have encoded it."""
     secret = grant.client_secret.reveal()
     secrets = {secret, *(value.reveal() for _, value in grant.headers + grant.queries + grant.body)}

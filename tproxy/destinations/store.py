@@ -22,10 +22,11 @@ from tproxy.destinations.oauth import TokenService
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
-    ClientCredentials,
     Credential,
     Destination,
     DestinationRequest,
+    Grant,
+    Offered,
     Reason,
     Refusal,
     RefusedError,
@@ -69,7 +70,7 @@ class Store(Service):
         clock: IReactorTime,
         now: Callable[[], float],
     ) -> None:
-        def client_for(grant: ClientCredentials) -> Client:
+        def client_for(grant: Grant) -> Client:
             return client(
                 connector,
                 clock,
@@ -136,27 +137,29 @@ class Store(Service):
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         return execute(self._destination, request)
 
-    def resolve(self, request: DestinationRequest) -> Deferred[Resolution]:
+    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
         try:
             destination = self._destination(request)
         except RefusedError:
             return fail()
         match destination.login:
-            case ClientCredentials() as grant:
+            case Grant() as grant:
                 return self._tokens.get(grant).addCallback(
                     lambda issued: Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
                 )
             case credential:
                 return succeed(Resolution(destination, credential, cached=True))
 
-    def renew(self, request: DestinationRequest, refused: Credential) -> Deferred[Resolution | None]:
+    def renew(
+        self, request: DestinationRequest, refused: Credential, offered: Offered | None = None
+    ) -> Deferred[Resolution | None]:
         return Deferred.fromCoroutine(self._renew(request, refused))
 
     async def _renew(self, request: DestinationRequest, refused: Credential) -> Resolution | None:
         self.refresh()
         destination = self._destination(request)
         match destination.login, refused:
-            case ClientCredentials() as grant, Bearer(user, token) if user == destination.user:
+            case Grant() as grant, Bearer(user, token) if user == destination.user:
                 fresh = await self._tokens.renew(grant, token)
                 return None if fresh is None else Resolution(destination, Bearer(user, fresh))
         resolution = await self.resolve(request)

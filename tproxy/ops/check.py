@@ -18,9 +18,9 @@ from tproxy.interfaces import ICommentary, IDestinationStore, IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import (
     Bearer,
-    ClientCredentials,
     Credential,
     DestinationRequest,
+    Grant,
     NoCredential,
     Password,
     Reason,
@@ -143,7 +143,7 @@ def described(peer: Peer) -> tuple[str, ...]:
     return (f"{peer.version}, {peer.cipher}", f"certificate of {names}", f"valid until {peer.not_after:%Y-%m-%d}")
 
 
-def way_in(login: Password | NoCredential | ClientCredentials | Bearer) -> str:
+def way_in(login: Password | NoCredential | Grant | Bearer) -> str:
     """How the destination says to log in, for a reader."""
     match login:
         case Password(user):
@@ -152,7 +152,7 @@ def way_in(login: Password | NoCredential | ClientCredentials | Bearer) -> str:
             return f"as {escaped(user)} with a token"
         case NoCredential():
             return "without a login"
-        case ClientCredentials(url):
+        case Grant(url):
             return f"with a token from {escaped(url)}"
 
 
@@ -233,7 +233,7 @@ class Checker:
         route = destination.route
         walk.find(f"{route.protocol} {route.host} port {route.port}", way_in(destination.login))
         walk.find(*(escaped(f"warning: {warning}") for warning in destination.warnings))
-        if isinstance(destination.login, ClientCredentials):
+        if isinstance(destination.login, Grant):
             walk.reach("token")
         credential: Credential = (await self.store.resolve(request)).credential
         walk.reach("dns")
