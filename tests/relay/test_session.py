@@ -371,7 +371,7 @@ class SessionTests(TestCase):
         never: Deferred[Resolution | None] = Deferred()
 
         def renew(
-            request: DestinationRequest, refused: Credential, offered: Offered | None
+            request: DestinationRequest, refused: Credential, offered: Offered | None = None
         ) -> Deferred[Resolution | None]:
             asked.callback(None)
             return never
