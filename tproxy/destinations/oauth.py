@@ -50,6 +50,14 @@ class Token:
     seconds: float = DEFAULT_LIFE
 
 
+class TokenRefusedError(RefusedError):
+    """The endpoint said no, with this HTTP status."""
+
+    def __init__(self, refusal: Refusal, status: int) -> None:
+        super().__init__(refusal)
+        self.status = status
+
+
 class TokenUnavailableError(RefusedError):
     """No answer for now; `retry_after` is the pause that the endpoint asked for, in seconds."""
 
@@ -148,11 +156,13 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     if 300 <= answer.status < 400:
         _unavailable(f"{host} redirects (HTTP {answer.status}), which is not followed", "set tokenServiceURL anew")
     if isinstance(error, str):
-        _refused(f"{host} refused the grant{_quoted(fields, grant)}", _REMEDIES.get(error, "correct the destination"))
+        remedy = _REMEDIES.get(error, "correct the destination")
+        _refused(f"{host} refused the grant{_quoted(fields, grant)}", remedy, answer.status)
     if answer.status in (401, 403, 404):
         _refused(
             f"{host} refused the grant (HTTP {answer.status})",
             "correct tokenServiceURL, tokenServiceURLType, clientId and clientSecret; is the tenant subscribed?",
+            answer.status,
         )
     _unavailable(f"{host} answers HTTP {answer.status}, which is no OAuth 2.0 answer", "correct tokenServiceURL")
 
@@ -270,10 +280,9 @@ def _fault(error: Exception) -> str:
     return f"broke off or broke HTTP ({type((reasons or [error])[0]).__name__})"
 
 
-def _refused(message: str, remedy: str) -> NoReturn:
-    raise RefusedError(
-        Refusal(Stage.RESOLVE, Reason.TOKEN_REFUSED, message, remedy, Code.AUTHENTICATION_FAILED),
-    )
+def _refused(message: str, remedy: str, status: int) -> NoReturn:
+    refusal = Refusal(Stage.RESOLVE, Reason.TOKEN_REFUSED, message, remedy, Code.AUTHENTICATION_FAILED)
+    raise TokenRefusedError(refusal, status)
 
 
 def _unavailable(message: str, remedy: str = "", pause: float = 0.0) -> NoReturn:
