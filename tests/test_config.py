@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy import config
-from tproxy.config import Config, ConfigError, Instance, Limits, Local, PathKind, Security
+from tproxy.config import Config, ConfigError, Limits, Local, PathKind, Security
+from tproxy.instances import DirectoryInstance
 
 FILE = Path("/etc/tproxy/tproxy.yaml")
 FOLDER = FILE.parent
@@ -57,6 +58,8 @@ config:
     connectionsPerListener: 15
   logging:
     level: WARNING
+  destinations:
+    maxStale: 7200
 additionalCAs:
   file: ca.pem
 cluster:
@@ -69,7 +72,10 @@ cluster:
 
 EXPECTED = Config(
     tenant_mode="shared",
-    instances=(Instance("local", FOLDER / "destinations"), Instance("other", Path("/srv/destinations"))),
+    instances=(
+        DirectoryInstance("local", FOLDER / "destinations"),
+        DirectoryInstance("other", Path("/srv/destinations")),
+    ),
     default_instance="local",
     local=Local(FOLDER / "resources", FOLDER / "state.json", "0.0.0.0", True),
     managed_namespaces_mode="labelSelector",
@@ -82,7 +88,7 @@ EXPECTED = Config(
         True,
         "clusterWide",
     ),
-    limits=Limits(15),
+    limits=Limits(15, 7200),
     log_level="warn",
     additional_cas=FOLDER / "ca.pem",
 )
@@ -111,7 +117,7 @@ class ParseTests(SynchronousTestCase):
             config.parse(SMALL, FILE),
             Config(
                 tenant_mode="dedicated",
-                instances=(Instance("local", FOLDER / "destinations"),),
+                instances=(DirectoryInstance("local", FOLDER / "destinations"),),
                 default_instance="",
                 local=Local(FOLDER / "resources", FOLDER / "state.json"),
             ),
@@ -236,23 +242,23 @@ class ErrorTests(SynchronousTestCase):
                 "loud",
                 "28: config.logging.level: 'loud' is not one of debug, info, warn, warning, error, critical",
             ),
-            ("  file: ca.pem", "  file: [ca.pem]", "30: additionalCAs.file: a list is not a text"),
-            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "29: additionalCAs: 'ca.pem' is not a mapping"),
-            ("    state: state.json\n", "", "32: cluster.local.state: is missing"),
-            ("  local:\n    directory: resources", "  local:", "32: cluster.local.directory: is missing"),
+            ("  file: ca.pem", "  file: [ca.pem]", "32: additionalCAs.file: a list is not a text"),
+            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "31: additionalCAs: 'ca.pem' is not a mapping"),
+            ("    state: state.json\n", "", "34: cluster.local.state: is missing"),
+            ("  local:\n    directory: resources", "  local:", "34: cluster.local.directory: is missing"),
             (
                 "0.0.0.0",
                 "localhost",
-                "34: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
+                "36: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
             ),
-            ("allowRemote: true", "allowRemote: false", f"34: cluster.local.listen: 0.0.0.0 {remote}"),
+            ("allowRemote: true", "allowRemote: false", f"36: cluster.local.listen: 0.0.0.0 {remote}"),
             (
                 "0.0.0.0\n    state: state.json\n    allowRemote: true",
                 '"::"\n    state: s',
-                f"34: cluster.local.listen: :: {remote}",
+                f"36: cluster.local.listen: :: {remote}",
             ),
-            ("cluster:", "clusters:", "31: clusters: unknown key; did you mean cluster?"),
-            ("cluster:", "config:", "31: config: is there twice; the first is in line 1"),
+            ("cluster:", "clusters:", "33: clusters: unknown key; did you mean cluster?"),
+            ("cluster:", "config:", "33: config: is there twice; the first is in line 1"),
         ):
             with self.subTest(mistaken=mistaken):
                 self.assertIn(right, FULL)
@@ -265,7 +271,7 @@ class ErrorTests(SynchronousTestCase):
     def test_no_instances(self):
         """A program without a store of destinations would have nothing to do."""
         key = "config.integration.destinationService.instances"
-        message = f"{key}: at least one instance is needed, with name and directory"
+        message = f"{key}: at least one instance is needed, with name and directory or serviceCredentials"
         self.assertTrue(self.wrong(with_key(key, [])).endswith(message))
 
     def test_short_default_not_among_instances(self):
@@ -319,6 +325,7 @@ class LoosenedTests(SynchronousTestCase):
             config.loosened(EXPECTED),
             (
                 "cluster.local.allowRemote: listeners are on 0.0.0.0, and whoever reaches one owns its mailbox",
+                "config.destinations.maxStale: destinations are served for 7200 s without their store being asked",
                 "config.security.allowedNetworks: mail servers and token endpoints may be in 127.0.0.0/8, fd00::/8",
                 "config.security.plaintextHosts: credentials may go unencrypted to mail.example",
                 "config.security.httpTokenHosts: "

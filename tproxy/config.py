@@ -7,22 +7,21 @@ file: `paths` tells the composition root what has to be there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from attrs import frozen
 
-from tproxy import names, places
-from tproxy.places import ConfigError, Found, Key, Network, Place
+from tproxy import instances, names, places
+from tproxy.instances import Instance, PathKind, paths_of
+from tproxy.places import ConfigError, Found, Key, Network
 
 __all__ = [
     "KEYS",
     "Config",
     "ConfigError",
     "ConfiguredPath",
-    "Instance",
     "Limits",
     "Local",
     "Network",
@@ -32,14 +31,6 @@ __all__ = [
     "parse",
     "paths",
 ]
-
-
-@frozen
-class Instance:
-    """A store of destinations: here a folder of documents, one JSON file each."""
-
-    name: str
-    directory: Path
 
 
 @frozen
@@ -55,9 +46,12 @@ class Security:
 
 @frozen
 class Limits:
-    """Bounds: connections at once per listener, each of them a session of one mail account."""
+    """Bounds: connections at once per listener, each of them a session of one mail account; and for how many
+    seconds a destination may be served that its store could not be asked about.
+    """
 
     connections_per_listener: int = 10
+    stale_seconds: int = 3600
 
 
 @frozen
@@ -94,29 +88,14 @@ class Config:
 # What may be said
 
 
-def _instances(place: Place) -> tuple[Instance, ...]:
-    known: dict[str, Instance] = {}
-    for item in place.items():
-        found = places.gather(item, (NAME, DIRECTORY))
-        instance = Instance(found[NAME], found[DIRECTORY])
-        if instance.name in known:
-            raise found.place(NAME).wrong(f"{names.quoted(instance.name)} is the name of an instance before it")
-        known[instance.name] = instance
-    if not known:
-        raise place.wrong("at least one instance is needed, with name and directory")
-    return tuple(known.values())
-
-
-NAME = Key("name", places.text)
-DIRECTORY = Key("directory", places.path)
-
 TENANT_MODE = Key("config.tenantMode", places.one_of("dedicated", "shared"), "dedicated")
 NAMESPACES_MODE = Key("config.managedNamespacesMode", places.one_of("all", "labelSelector"), "all")
 INTERVAL = Key("config.manager.executionIntervalMinutes", places.whole(1, 1440), 3)
 PROVIDER_SUBDOMAIN = Key("config.providerSubdomain", places.subdomain, "")
-INSTANCES = Key("config.integration.destinationService.instances", _instances)
+INSTANCES = Key("config.integration.destinationService.instances", instances.read)
 DEFAULT_INSTANCE = Key("config.integration.destinationService.defaultInstanceName", places.text, "")
 SHORT_DEFAULT_INSTANCE = Key("config.destinationService.defaultInstanceName", places.text, "")
+MAX_STALE = Key("config.destinations.maxStale", places.whole(0, 7 * 86_400), Limits().stale_seconds)
 ALLOWED_NETWORKS = Key("config.security.allowedNetworks", places.several(places.network), ())
 PLAINTEXT_HOSTS = Key("config.security.plaintextHosts", places.distinct(places.host), frozenset())
 HTTP_TOKEN_HOSTS = Key("config.security.httpTokenHosts", places.distinct(places.host), frozenset())
@@ -146,6 +125,7 @@ KEYS: tuple[Key[Any], ...] = (
     INSTANCES,
     DEFAULT_INSTANCE,
     SHORT_DEFAULT_INSTANCE,
+    MAX_STALE,
     ALLOWED_NETWORKS,
     PLAINTEXT_HOSTS,
     HTTP_TOKEN_HOSTS,
@@ -167,11 +147,11 @@ def parse(text: str, path: Path) -> Config:
     Raises ConfigError with one line: FILE:LINE: key.path: what is wrong.
     """
     found = places.gather(places.compose(text, path), KEYS)
-    instances = found[INSTANCES]
+    stores = found[INSTANCES]
     return Config(
         tenant_mode=found[TENANT_MODE],
-        instances=instances,
-        default_instance=_default_instance(found, instances),
+        instances=stores,
+        default_instance=_default_instance(found, stores),
         local=Local(found[LOCAL_DIRECTORY], found[LOCAL_STATE], _listen(found), found[ALLOW_REMOTE]),
         managed_namespaces_mode=found[NAMESPACES_MODE],
         execution_interval_minutes=found[INTERVAL],
@@ -183,20 +163,20 @@ def parse(text: str, path: Path) -> Config:
             found[ALLOW_TRUST_ALL],
             found[DEFAULT_SCOPE],
         ),
-        limits=Limits(found[CONNECTIONS]),
+        limits=Limits(found[CONNECTIONS], found[MAX_STALE]),
         log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
         additional_cas=found[ADDITIONAL_CAS],
     )
 
 
-def _default_instance(found: Found, instances: tuple[Instance, ...]) -> str:
+def _default_instance(found: Found, stores: tuple[Instance, ...]) -> str:
     said = [key for key in (DEFAULT_INSTANCE, SHORT_DEFAULT_INSTANCE) if key in found]
     for key in said:
         name, place = found[key], found.place(key)
         if name != found[said[0]]:
             raise place.wrong(f"{place.shown} differs from {said[0].path}; keep one of the two")
-        if name not in [instance.name for instance in instances]:
-            listed = ", ".join(names.quoted(instance.name) for instance in instances)
+        if name not in [store.name for store in stores]:
+            listed = ", ".join(names.quoted(store.name) for store in stores)
             raise place.wrong(f"{place.shown} is not among the instances: {listed}")
     return found[said[0]] if said else ""
 
@@ -217,14 +197,6 @@ def _listen(found: Found) -> str:
 # What the composition root has to look at and to say
 
 
-class PathKind(StrEnum):
-    """What has to stand at a configured path; a written file need not exist yet, its folder must."""
-
-    FOLDER = "folder"
-    FILE = "file"
-    WRITTEN_FILE = "written file"
-
-
 class ConfiguredPath(NamedTuple):
     """A path and the key that names it."""
 
@@ -235,13 +207,14 @@ class ConfiguredPath(NamedTuple):
 
 def paths(config: Config) -> tuple[ConfiguredPath, ...]:
     """Every path of the configuration, for whoever may look whether it is there."""
-    folders = (
-        ConfiguredPath(f"{INSTANCES.path}[{index}].{DIRECTORY.path}", instance.directory, PathKind.FOLDER)
+    stores = (
+        ConfiguredPath(f"{INSTANCES.path}[{index}].{key.path}", path, kind)
         for index, instance in enumerate(config.instances)
+        for key, path, kind in paths_of(instance)
     )
     cas = config.additional_cas
     return (
-        *folders,
+        *stores,
         *((ConfiguredPath(ADDITIONAL_CAS.path, cas, PathKind.FILE),) if cas else ()),
         ConfiguredPath(LOCAL_DIRECTORY.path, config.local.directory, PathKind.FOLDER),
         ConfiguredPath(LOCAL_STATE.path, config.local.state, PathKind.WRITTEN_FILE),
@@ -256,6 +229,11 @@ def loosened(config: Config) -> tuple[str, ...]:
             ALLOW_REMOTE,
             local.allow_remote,
             f"listeners are on {local.listen}, and whoever reaches one owns its mailbox",
+        ),
+        (
+            MAX_STALE,
+            config.limits.stale_seconds > Limits().stale_seconds,
+            f"destinations are served for {config.limits.stale_seconds} s without their store being asked",
         ),
         (
             ALLOWED_NETWORKS,

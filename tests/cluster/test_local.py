@@ -17,7 +17,8 @@ from tests.logs import logged
 from tproxy.cluster import folder, local
 from tproxy.cluster.local import LocalCluster, read_state
 from tproxy.cluster.state import hold
-from tproxy.config import Config, ConfigError, Instance, Local
+from tproxy.config import Config, ConfigError, Local
+from tproxy.instances import DirectoryInstance
 from tproxy.interfaces import ICluster
 from tproxy.model import ListenerKey, Reason, RefusedError
 from tproxy.operator.manifests import ListenerStatus, Rejected, Status
@@ -45,7 +46,7 @@ class LocalTestCase(SynchronousTestCase):
         self.folder.mkdir(parents=True)
         self.state = self.base / "state.json"
         self.config = Config(
-            "dedicated", (Instance("local", self.base),), "local", Local(self.folder, self.state, "127.0.0.1")
+            "dedicated", (DirectoryInstance("local", self.base),), "local", Local(self.folder, self.state, "127.0.0.1")
         )
         self.clock = Clock()
         self.busy: dict[int, int] = {}

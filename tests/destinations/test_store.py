@@ -15,9 +15,10 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from tproxy.config import Config, Instance, Local
+from tproxy.config import Config, Local
 from tproxy.destinations.store import Store
 from tproxy.document import Rules
+from tproxy.instances import DirectoryInstance
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
@@ -61,7 +62,9 @@ def write(path: Path, document: Mapping[str, object]) -> None:
 
 
 def config(directory: Path, default: str = "local") -> Config:
-    return Config("shared", (Instance("local", directory),), default, Local(directory, directory / "state.json"))
+    return Config(
+        "shared", (DirectoryInstance("local", directory),), default, Local(directory, directory / "state.json")
+    )
 
 
 class StoreTests(SynchronousTestCase):

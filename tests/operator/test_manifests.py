@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tproxy.config import Config, Instance, Local, Security
+from tproxy.config import Config, Local, Security
+from tproxy.instances import DirectoryInstance
 from tproxy.model import PROVIDER, Binding, DestinationRequest, GreetingMode, ListenerKey, Reason, RefusedError, Tenant
 from tproxy.operator.manifests import (
     API_VERSION,
@@ -28,7 +29,7 @@ from tproxy.operator.manifests import (
 
 DEDICATED = Config(
     "dedicated",
-    (Instance("local", Path("/destinations")), Instance("other", Path("/others"))),
+    (DirectoryInstance("local", Path("/destinations")), DirectoryInstance("other", Path("/others"))),
     "local",
     Local(Path("/resources"), Path("/state.json")),
 )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator.worlds import ADDRESS, IMAPS, World, key, kinds, refusal, rejected, resource
-from tproxy.config import Config, Instance, Local
+from tproxy.config import Config, Local
+from tproxy.instances import DirectoryInstance
 from tproxy.model import Binding, GreetingMode, ListenerKey, Reason, Tenant
 from tproxy.operator.manifests import API_VERSION, TENANTS, Rejected, parse
 from tproxy.operator.plan import (
@@ -587,7 +588,7 @@ class AnyHistory(SynchronousTestCase):
     @given(st.text(max_size=20), st.sampled_from(["[]", '["a", 5]', "[", '["a", "a"]', "5", '["' + "a" * 64 + '"]']))
     def test_broken_annotation(self, text, annotation):
         """A manifest with a broken annotation costs nobody else anything, through parser and planner."""
-        config = Config("shared", (Instance("local", Path("/d")),), "local", Local(Path("/r"), Path("/s")))
+        config = Config("shared", (DirectoryInstance("local", Path("/d")),), "local", Local(Path("/r"), Path("/s")))
         for value in (annotation, text, json.dumps([text, text])):
             broken = parse(
                 {

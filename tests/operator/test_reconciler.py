@@ -15,7 +15,8 @@ from tests.logs import logged
 from tests.operator.worlds import World, key, refusal, resource
 from tests.ports import Endpoint, Sessions
 from tproxy.cluster.local import LocalCluster, read_state
-from tproxy.config import Config, Instance, Local
+from tproxy.config import Config, Local
+from tproxy.instances import DirectoryInstance
 from tproxy.interfaces import ICluster, IDestinationStore
 from tproxy.listeners import Listeners
 from tproxy.model import Destination, NoCredential, Reason, RefusedError, Route
@@ -479,7 +480,7 @@ class Together(ReconcilerTestCase):
         (self.base / "resources").mkdir(parents=True)
         self.state = self.base / "state.json"
         self.config = Config(
-            "shared", (Instance("local", self.base),), "local", Local(self.base / "resources", self.state)
+            "shared", (DirectoryInstance("local", self.base),), "local", Local(self.base / "resources", self.state)
         )
         self.run_again()
 

@@ -19,6 +19,7 @@ from tproxy.config import Config
 from tproxy.destinations.cache import TokenCache
 from tproxy.destinations.directory import Directory
 from tproxy.destinations.oauth import TokenService
+from tproxy.instances import DirectoryInstance
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
@@ -82,7 +83,11 @@ class Store(Service):
 
         self._rules = rules
         self._default = config.default_instance
-        self._instances = {each.name: Directory(each.name, each.directory) for each in config.instances}
+        self._instances = {
+            each.name: Directory(each.name, each.directory)
+            for each in config.instances
+            if isinstance(each, DirectoryInstance)
+        }
         self._tokens = TokenCache(TokenService(client_for, now).fetch, clock, now)
         self._changed: list[Callable[[], None]] = []
         self._polling = LoopingCall(self._poll)
