@@ -4,14 +4,16 @@ import json
 from itertools import product
 
 import trustme
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tproxy.document import AUTHENTICATIONS, NOT_SERVED_YET, Rules, parse
+from tproxy.document import AUTHENTICATIONS, Rules, parse
 from tproxy.model import (
     DestinationRequest,
     Grant,
+    GrantKind,
     NoCredential,
     Password,
     Reason,
@@ -46,6 +48,8 @@ GRANT = {
     "clientId": "client",
     "clientSecret": "s3cret",
 }
+REFRESH = {**GRANT, "Authentication": "OAuth2RefreshToken"}
+CODE = {**GRANT, "Authentication": "OAuth2AuthorizationCode"}
 CA = trustme.CA(key_type=trustme.KeyType.ECDSA)
 PEM = CA.cert_pem.bytes().decode()
 KEY = CA.private_key_pem.bytes().decode()
@@ -128,15 +132,6 @@ class RouteTests(Refusals):
                 )
                 for way in ("OnPremise", "PrivateLink", "internet")
             ),
-            *(
-                (
-                    {"Authentication": kind},
-                    Reason.TYPE_NOT_SUPPORTED,
-                    f"Authentication {kind} is not served yet: "
-                    "use one of NoAuthentication, BasicAuthentication, OAuth2ClientCredentials",
-                )
-                for kind in NOT_SERVED_YET
-            ),
         ):
             with self.subTest(changes=changes):
                 refusal = self.refused(BASIC, **changes)
@@ -211,13 +206,10 @@ class LoginTests(Refusals):
     def test_auth(self):
         """`auth` says whether anybody logs in; where it contradicts Authentication, nobody does, with a warning."""
         warning = 'mail.imap4s.auth is "false": nobody logs in, although Authentication is '
-        for kind, auth in product((*AUTHENTICATIONS, *NOT_SERVED_YET), (None, "true", "false", "FALSE", False)):
+        for kind, auth in product(AUTHENTICATIONS, (None, "true", "false", "FALSE", False)):
             with self.subTest(kind=kind, auth=auth):
                 document = {**GRANT, "Authentication": kind, "mail.imap4s.auth": auth}
                 wanted = auth in (None, "true")
-                if wanted and kind in NOT_SERVED_YET:
-                    self.refused(document)
-                    continue
                 destination = read(document)
                 if kind == "NoAuthentication":
                     self.assertEqual((destination.login, destination.user), (NoCredential(), ""))
@@ -237,7 +229,10 @@ class LoginTests(Refusals):
 
     def test_mistakes(self):
         """Each is named with its property; no value of a secret is repeated."""
-        kinds = "NoAuthentication, BasicAuthentication, OAuth2ClientCredentials"
+        kinds = (
+            "NoAuthentication, BasicAuthentication, "
+            "OAuth2ClientCredentials, OAuth2RefreshToken, OAuth2AuthorizationCode"
+        )
         self.table(
             BASIC,
             (
@@ -273,8 +268,9 @@ class LoginTests(Refusals):
     def test_bearer_separator(self):
         """U+0001 separates fields of an OAuth login: no user can hold it."""
         self.assertIsInstance(read(BASIC, **{"mail.user": "joe\x01"}).login, Password)
-        refusal = self.refused(GRANT, **{"mail.user": "joe\x01auth=Bearer x"})
-        self.assertEqual(str(refusal), "mail.user holds a control character (U+0001): remove it")
+        for document in (GRANT, REFRESH, CODE):
+            refusal = self.refused(document, **{"mail.user": "joe\x01auth=Bearer x"})
+            self.assertEqual(str(refusal), "mail.user holds a control character (U+0001): remove it")
 
 
 class GrantTests(Refusals):
@@ -423,6 +419,95 @@ class GrantTests(Refusals):
             self.assertEqual(str(self.refused(GRANT, **{name: None})), f"{name} is missing: add it")
 
 
+class OfferTests(Refusals):
+    """What an application brings is exchanged as the document says."""
+
+    EXCHANGES = Rules(RULES.protocols, exchanges=True)
+
+    def test_like_client_credentials(self):
+        """All that a document may say of a grant counts for these as well."""
+        full = dict(GrantTests.FULL)
+        client_credentials = read(GRANT, authority=lambda location: PEM, **full)
+        for document, kind in ((REFRESH, GrantKind.REFRESH_TOKEN), (CODE, GrantKind.AUTHORIZATION_CODE)):
+            destination = read(document, authority=lambda location: PEM, **full)
+            self.assertEqual(destination.login, evolve(client_credentials.login, kind=kind))
+            self.assertEqual((destination.user, destination.warnings), ("joe@example.com", ()))
+            self.assertTrue(destination.asks)
+        self.assertFalse(client_credentials.asks)
+
+    def test_optional(self):
+        """The application names the user where the document does not; a public client has no secret."""
+        for document, nothing in product((REFRESH, CODE), (None, "")):
+            destination = read(document, **{"mail.user": nothing, "clientSecret": nothing})
+            self.assertEqual((destination.user, destination.login.client_secret), ("", Secret("")))
+
+    def test_who_exchanges(self):
+        """Only a store that can exchange by itself needs no tokenServiceURL, and then no client."""
+        for document, (nothing, words) in product(
+            (REFRESH, CODE), ((None, "is missing: add it"), ("", "is empty: give it a value"))
+        ):
+            without = {**document, "tokenServiceURL": nothing}
+            self.assertEqual(str(self.refused(without)), f"tokenServiceURL {words}")
+            login = read(without, rules=self.EXCHANGES).login
+            self.assertEqual((login.url, login.client_id, login.client_secret), ("", "client", Secret("s3cret")))
+            login = read(without, rules=self.EXCHANGES, clientId=None, clientSecret=None).login
+            self.assertEqual((login.url, login.client_id, login.client_secret), ("", "", Secret("")))
+
+    def test_where_the_url_is_given(self):
+        """It is judged, and the client is needed, whoever exchanges; client credentials need both."""
+        for document, rules in product((REFRESH, CODE, GRANT), (RULES, self.EXCHANGES)):
+            self.assertEqual(read(document, rules=rules).login.url, GRANT["tokenServiceURL"])
+            self.assertEqual(str(self.refused(document, rules=rules, clientId=None)), "clientId is missing: add it")
+            self.assertIn("is no https URL", str(self.refused(document, rules=rules, tokenServiceURL="x")))
+        for name in ("tokenServiceURL", "clientSecret", "mail.user"):
+            self.assertEqual(
+                str(self.refused(GRANT, rules=self.EXCHANGES, **{name: None})), f"{name} is missing: add it"
+            )
+
+    def test_redirect_uri(self):
+        """The one that a code was asked for with is sent again as it is; other grants know none."""
+        for uri, name in product(
+            (
+                "https://App.example:8443/back?x=%20&y",
+                "http://[::1]:8080/back",
+                "com.example.app:/back",
+                "urn:ietf:wg:oauth:2.0:oob",
+                "",
+            ),
+            ("redirectUri", "mail.redirectUri"),
+        ):
+            destination = read(CODE, **{name: uri})
+            self.assertEqual((destination.login.redirect_uri, destination.warnings), (uri, ()))
+            self.assertEqual(read(REFRESH, **{name: uri}), read(REFRESH))
+            self.assertEqual(read(GRANT, **{name: uri}), read(GRANT))
+
+    def test_no_redirect_uri(self):
+        """What is no absolute URL without a fragment is refused, and not repeated."""
+        words = "redirectUri is no URL: write the one that the code is asked for with, without a fragment"
+        bad = ("s3cret", "/back", ":back", "https:", "https://a/#s3cret", "https://a/ b", "https://ü.example", "a:\x7f")
+        self.table(CODE, (({"redirectUri": uri}, words) for uri in bad))
+
+    def test_fields_of_the_request(self):
+        """A document cannot set what the request says itself; what it does not say is the document's."""
+        redirect = {"redirectUri": "https://app.example/back"}
+        own, offered = {"grant_type", "client_id", "client_secret"}, {"refresh_token", "code", "redirect_uri"}
+        for document, changes, taken in (
+            (GRANT, redirect, own),
+            (REFRESH, redirect, own | {"refresh_token"}),
+            (CODE, {}, own | {"code"}),
+            (CODE, redirect, own | {"code", "redirect_uri"}),
+        ):
+            for name in own | offered:
+                field = f"tokenService.body.{name}"
+                with self.subTest(kind=document["Authentication"], name=name, changes=changes):
+                    if name in taken:
+                        refusal = self.refused(document, **changes, **{field: "s3cret"})
+                        self.assertEqual(str(refusal), f"{field} is a field that the request sets itself: remove it")
+                    else:
+                        body = read(document, **changes, **{field: "x"}).login.body
+                        self.assertEqual(body, ((name, Secret("x")),))
+
+
 class TokenURLTests(Refusals):
     """Where a tenant's token comes from."""
 
@@ -480,9 +565,7 @@ class TokenURLTests(Refusals):
         remedy = "use https, or have config.security.httpTokenHosts name the host"
         for text, kind in (("http://a.token.example", None), ("http://token.example/t", "Common")):
             refusal = self.refused(GRANT, ACME, rules, tokenServiceURL=text, tokenServiceURLType=kind)
-            self.assertEqual(
-                str(refusal), f"tokenServiceURL is http, which would send the client secret unencrypted: {remedy}"
-            )
+            self.assertEqual(str(refusal), f"tokenServiceURL is http, which would send secrets unencrypted: {remedy}")
 
     def test_mistakes(self):
         """Each is told without repeating the URL, which may hold a secret."""
@@ -633,6 +716,7 @@ SECRETS = (
     "clientSecret",
     "mail.clientSecret",
     "tokenServicePassword",
+    "redirectUri",
     "tokenServiceURL",
     "tokenServiceURL.headers.x",
     "tokenServiceURL.queries.x",
@@ -670,7 +754,7 @@ class AnyDocumentTests(SynchronousTestCase):
         self.judge(document)
 
     @given(
-        st.sampled_from([BASIC, GRANT, NOBODY]),
+        st.sampled_from([BASIC, GRANT, NOBODY, REFRESH, CODE]),
         st.dictionaries(
             st.sampled_from([*GRANT, *(name for name, _ in GrantTests.FULL)]) | st.text(), JSON, max_size=2
         ),
@@ -682,7 +766,7 @@ class AnyDocumentTests(SynchronousTestCase):
         self.judge(good | changes, request)
 
     @given(
-        st.sampled_from([BASIC, GRANT]),
+        st.sampled_from([BASIC, GRANT, REFRESH, CODE]),
         st.sampled_from(SECRETS),
         st.text(max_size=5),
         st.text(max_size=5),
@@ -700,5 +784,5 @@ class AnyDocumentTests(SynchronousTestCase):
 
     def test_read_from_json(self):
         """The documents of this test are such as a file may hold."""
-        for document in (BASIC, GRANT):
+        for document in (BASIC, GRANT, REFRESH, CODE):
             self.assertEqual(read(json.loads(json.dumps(document))), read(document))

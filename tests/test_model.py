@@ -48,7 +48,9 @@ class SecretTests(SynchronousTestCase):
         """Values that carry secrets don't show them, however deep."""
         secret = Secret(CANARY)
         pairs = (("name", secret),)
-        grant = Grant("https://t", "id", secret, password=secret, headers=pairs, queries=pairs, body=pairs)
+        grant = Grant(
+            "https://t", "id", secret, password=secret, headers=pairs, queries=pairs, body=pairs, offered=secret
+        )
         for holder in (Password("u", secret), Bearer("u", secret), grant):
             resolution = Resolution(Destination("d", Route("imap4s", "h", 993), "u", grant), holder)
             self.assertNotIn(CANARY, repr(holder) + repr(resolution))

@@ -19,6 +19,7 @@ from tproxy.model import (
     Destination,
     DestinationRequest,
     Grant,
+    GrantKind,
     NoCredential,
     Password,
     Reason,
@@ -41,9 +42,12 @@ from tproxy.properties import (
 
 NO_AUTHENTICATION = "NoAuthentication"
 BASIC = "BasicAuthentication"
-CLIENT_CREDENTIALS = "OAuth2ClientCredentials"
-NOT_SERVED_YET = ("OAuth2RefreshToken", "OAuth2AuthorizationCode")
-AUTHENTICATIONS = (NO_AUTHENTICATION, BASIC, CLIENT_CREDENTIALS)
+GRANTS = {
+    "OAuth2ClientCredentials": GrantKind.CLIENT_CREDENTIALS,
+    "OAuth2RefreshToken": GrantKind.REFRESH_TOKEN,
+    "OAuth2AuthorizationCode": GrantKind.AUTHORIZATION_CODE,
+}
+AUTHENTICATIONS = (NO_AUTHENTICATION, BASIC, *GRANTS)
 
 DEFAULT_SECONDS = 10
 LONGEST_NAME = 200
@@ -52,7 +56,9 @@ _URL_REST = re.compile(r"[A-Za-z0-9._~:/?@!$&'()*+,;=%-]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _FRAMING = frozenset({"connection", "content-length", "content-type", "host", "te", "trailer", "transfer-encoding"})
+_REDIRECT_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[][A-Za-z0-9._~:/?@!$&'()*+,;=%-]+")
 _GRANT = frozenset({"grant_type", "client_id", "client_secret"})
+_OFFERED = {GrantKind.REFRESH_TOKEN: "refresh_token", GrantKind.AUTHORIZATION_CODE: "code"}
 
 
 @frozen
@@ -61,7 +67,8 @@ class Rules:
 
     `protocols` are the names that plug-ins serve, with their default ports. `provider_subdomain`
     stands in for the tenant where a request has none; it may be empty. `is_loopback` says whether a
-    mail server's host can only mean this machine, and that is not allowed.
+    mail server's host can only mean this machine, and that is not allowed. `exchanges` says that the
+    store of the documents can exchange what an application brings without knowing a tokenServiceURL.
     """
 
     protocols: Mapping[str, int]
@@ -69,6 +76,7 @@ class Rules:
     http_token_hosts: frozenset[str] = frozenset()
     provider_subdomain: str = ""
     is_loopback: Callable[[str], bool] = lambda host: False
+    exchanges: bool = False
 
 
 def parse(
@@ -125,7 +133,7 @@ def _login(
 ) -> tuple[str, Password | NoCredential | Grant, tuple[str, ...]]:
     """Who logs in and how, with warnings."""
     kind = properties.need("Authentication")
-    if kind not in (*AUTHENTICATIONS, *NOT_SERVED_YET):
+    if kind not in AUTHENTICATIONS:
         raise invalid(
             f"Authentication {properties.shown('Authentication')} is not known",
             f"use one of {', '.join(AUTHENTICATIONS)}",
@@ -137,19 +145,25 @@ def _login(
         return "", NoCredential(), contradiction
     if not wanted:
         return "", NoCredential(), (f'{auth} is "false": nobody logs in, although Authentication is {kind}',)
-    if kind in NOT_SERVED_YET:
-        raise not_supported(f"Authentication {kind} is not served yet", f"use one of {', '.join(AUTHENTICATIONS)}")
-    user = properties.need("mail.user")
     if kind == BASIC:
+        user = properties.need("mail.user")
         return user, Password(user, Secret(properties.need("mail.password"))), ()
+    grant = GRANTS[kind]
+    user = properties.need("mail.user") if grant is GrantKind.CLIENT_CREDENTIALS else properties.get("mail.user") or ""
     if "\x01" in user:
         raise invalid("mail.user holds a control character (U+0001)", "remove it")
-    return user, _grant(properties, request, rules, trust), ()
+    return user, _grant(grant, properties, request, rules, trust), ()
 
 
-def _grant(properties: Properties, request: DestinationRequest, rules: Rules, trust: Trust) -> Grant:
-    url = _token_url(properties, request, rules)
+def _grant(kind: GrantKind, properties: Properties, request: DestinationRequest, rules: Rules, trust: Trust) -> Grant:
+    asks = kind is not GrantKind.CLIENT_CREDENTIALS
+    if asks and rules.exchanges and not properties.get("tokenServiceURL"):
+        url, client_id = "", properties.get("clientId") or ""
+    else:
+        url, client_id = _token_url(properties, request, rules), properties.need("clientId")
+    client_secret = properties.get("clientSecret") or "" if asks else properties.need("clientSecret")
     scope = properties.get("scope") or ""
+    redirect_uri = _redirect_uri(properties) if kind is GrantKind.AUTHORIZATION_CODE else ""
     user = properties.get("tokenServiceUser") or ""
     password = properties.get("tokenServicePassword") or ""
     if bool(user) != bool(password):
@@ -167,13 +181,14 @@ def _grant(properties: Properties, request: DestinationRequest, rules: Rules, tr
         if name.lower() in _FRAMING:
             raise invalid(f"{HEADERS}{name} is a header that the request sets itself", "remove it")
     body = properties.group(BODY)
+    ours = {*_GRANT, _OFFERED.get(kind), "scope" if scope else None, "redirect_uri" if redirect_uri else None}
     for name, _ in body:
-        if name in _GRANT or (name == "scope" and scope):
+        if name in ours:
             raise invalid(f"{BODY}{name} is a field that the request sets itself", "remove it")
     return Grant(
         url=url,
-        client_id=properties.need("clientId"),
-        client_secret=Secret(properties.need("clientSecret")),
+        client_id=client_id,
+        client_secret=Secret(client_secret),
         scope=scope,
         user=user,
         password=Secret(password) if password else None,
@@ -184,7 +199,16 @@ def _grant(properties: Properties, request: DestinationRequest, rules: Rules, tr
         connect_seconds=float(properties.number(CONNECT_TIMEOUT, 0, 60, DEFAULT_SECONDS) or DEFAULT_SECONDS),
         read_seconds=float(properties.number(READ_TIMEOUT, 0, 600, DEFAULT_SECONDS) or DEFAULT_SECONDS),
         trust=trust,
+        kind=kind,
+        redirect_uri=redirect_uri,
     )
+
+
+def _redirect_uri(properties: Properties) -> str:
+    uri = properties.get("redirectUri") or ""
+    if uri and not _REDIRECT_URI.fullmatch(uri):
+        raise invalid("redirectUri is no URL", "write the one that the code is asked for with, without a fragment")
+    return uri
 
 
 def _secret(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, Secret], ...]:
@@ -247,7 +271,7 @@ def _token_url(properties: Properties, request: DestinationRequest, rules: Rules
         raise invalid(f"{name} holds a character that a URL cannot", "write it percent-encoded, without a fragment")
     if parts.scheme == "http" and host not in rules.http_token_hosts:
         raise invalid(
-            f"{name} is http, which would send the client secret unencrypted",
+            f"{name} is http, which would send secrets unencrypted",
             "use https, or have config.security.httpTokenHosts name the host",
         )
     netloc = f"[{host}]" if ":" in host else host

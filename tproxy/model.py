@@ -274,7 +274,8 @@ class Grant:
 
     `url` is where the tenant's token comes from, after `tokenServiceURLType` was applied; it is empty
     where only the Destination service knows. `headers`, `queries` and `body` are additional; durations
-    are seconds. `offered` is the application's refresh token or authorization code, once it is there.
+    are seconds. `offered` is the application's refresh token or authorization code, once it is there;
+    `redirect_uri` is the one that the code was asked for with, or empty.
     """
 
     url: str
@@ -292,6 +293,7 @@ class Grant:
     trust: Trust = Trust()
     kind: GrantKind = GrantKind.CLIENT_CREDENTIALS
     offered: Secret | None = None
+    redirect_uri: str = ""
 
 
 @frozen

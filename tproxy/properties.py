@@ -39,6 +39,7 @@ ADDITIONAL = (
     "clientId",
     "clientSecret",
     "scope",
+    "redirectUri",
     "tokenServiceUser",
     "tokenServicePassword",
     IN_BODY,

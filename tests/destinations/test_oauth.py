@@ -1,4 +1,4 @@
-"""The client credentials grant: what is sent, what is understood, what is said about failures."""
+"""Grants of OAuth 2.0: what is sent, what is understood, what is said about failures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from itertools import product
 from urllib.parse import quote, quote_plus
 
 from attrs import evolve
@@ -35,7 +36,7 @@ from tproxy.destinations.oauth import (
     retry_after,
     shown,
 )
-from tproxy.model import Code, Grant, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
 from tproxy.testing.tokens import (
     BROKEN,
@@ -46,10 +47,14 @@ from tproxy.testing.tokens import (
     oauth_error,
     redirect,
 )
+from tproxy.testing.tokens import Answer as endpoint_answer
 
 URL = "https://login.example.com/token?v=2"
 SECRET = "pässw/rd+&=%canary"
 GRANT = Grant(URL, "client", Secret("secret"))
+REFRESH = evolve(GRANT, kind=GrantKind.REFRESH_TOKEN, offered=Secret("offered"))
+CODE = evolve(GRANT, kind=GrantKind.AUTHORIZATION_CODE, offered=Secret("offered"))
+PUBLIC = Secret("")
 
 
 def answer(status: int, body: object, kind: str = "application/json", **headers: str) -> Answer:
@@ -94,6 +99,43 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(sent.headers["authorization"], "Basic " + blob)
         self.assertEqual(sent.headers["x-cf-encoded-credentials"], "true")
 
+    def test_refresh_token(self) -> None:
+        """The application's refresh token is exchanged by the client (RFC 6749, section 6)."""
+        client = (("client_id", "client"), ("client_secret", "secret"))
+        head = (("grant_type", "refresh_token"), ("refresh_token", "offered"))
+        self.assertEqual(request(evolve(REFRESH, scope="mail")).form, (*head, *client, ("scope", "mail")))
+        sent = request(evolve(REFRESH, credentials_in_body=False))
+        self.assertEqual((sent.form, sent.headers), (head, request(evolve(GRANT, credentials_in_body=False)).headers))
+
+    def test_authorization_code(self) -> None:
+        """The application's code is, with the redirect_uri that belongs to it (RFC 6749, section 4.1.3)."""
+        client = (("client_id", "client"), ("client_secret", "secret"))
+        head = (("grant_type", "authorization_code"), ("code", "offered"))
+        self.assertEqual(request(CODE).form, (*head, *client))
+        uri = "https://app.example/back"
+        self.assertEqual(request(evolve(CODE, redirect_uri=uri)).form, (*head, ("redirect_uri", uri), *client))
+
+    def test_without_a_secret(self) -> None:
+        """A client that has none names itself in the body alone, wherever secrets would go."""
+        for grant, in_body in product((GRANT, REFRESH, CODE), (True, False)):
+            sent = request(evolve(grant, client_secret=PUBLIC, credentials_in_body=in_body))
+            self.assertEqual(
+                sent.form, tuple(field for field in request(grant).form if field != ("client_secret", "secret"))
+            )
+            self.assertEqual(sent.headers, {"accept": "application/json"})
+        grant = evolve(REFRESH, client_secret=PUBLIC, credentials_in_body=False, user="u", password=Secret("pw"))
+        sent = request(grant)
+        self.assertEqual(sent.headers["authorization"], "Basic " + b64encode(b"u:pw").decode())
+        self.assertIn(("client_id", "client"), sent.form)
+
+    def test_nothing_to_send(self) -> None:
+        """A grant that lacks its URL, or what the application brings, is nothing to send."""
+        for grant in (
+            *(evolve(grant, url="") for grant in (GRANT, REFRESH, CODE)),
+            *(evolve(grant, offered=None) for grant in (REFRESH, CODE)),
+        ):
+            self.assertRaises(ValueError, request, grant)
+
     def test_user_of_the_token_service(self) -> None:
         """tokenServiceUser has the header for itself."""
         grant = evolve(GRANT, user="us%er", password=Secret(SECRET))
@@ -113,7 +155,8 @@ class RequestTests(SynchronousTestCase):
 
     def test_never_printed(self) -> None:
         """A request does not show itself."""
-        self.assertNotIn("secret", repr(request(GRANT)))
+        for grant in (GRANT, REFRESH, CODE):
+            self.assertEqual(repr(request(grant)), "TokenRequest('***')")
 
 
 class ReadTests(SynchronousTestCase):
@@ -140,6 +183,11 @@ class ReadTests(SynchronousTestCase):
             self.assertEqual(
                 read(answer(200, {"access_token": "t0k~"} | fields), GRANT, 0.0), Token(Secret("t0k~"), seconds)
             )
+
+    def test_refresh_token_in_the_answer(self) -> None:
+        """It belongs to the application, and is left alone."""
+        said = answer(200, {"access_token": "t", "refresh_token": "new"})
+        self.assertEqual(read(said, REFRESH, 0.0), Token(Secret("t")))
 
     def test_media_types(self) -> None:
         """JSON under its names, with or without parameters and a byte order mark."""
@@ -188,6 +236,30 @@ class ReadTests(SynchronousTestCase):
             self.assertEqual((refusal.stage, refusal.code), (Stage.RESOLVE, Code.AUTHENTICATION_FAILED))
             self.assertIn(words, refusal.message)
             self.assertTrue(refusal.remedy)
+
+    def test_stale(self) -> None:
+        """Where the application's part is no good, the remedy is its; nobody else's grant is told so."""
+        said = answer(400, {"error": "invalid_grant", "error_description": "offered is expired"})
+        words = "has expired, was revoked or used already, or is for another clientId or redirectUri"
+        for grant, kind in ((REFRESH, "refresh token"), (CODE, "authorization code")):
+            refusal = self.refusal(said, grant)
+            self.assertEqual((refusal.reason, refusal.code), (Reason.TOKEN_REFUSED, Code.AUTHENTICATION_FAILED))
+            self.assertEqual(
+                refusal.message,
+                "the token endpoint at login.example.com refused the grant: invalid_grant - *** is expired",
+            )
+            self.assertEqual(refusal.remedy, f"have the application send a new {kind}: what it sent {words}")
+        self.assertEqual(self.refusal(said).remedy, "correct the destination")
+
+    def test_remedies(self) -> None:
+        """What to do names the kind of grant, where that matters."""
+        for grant, kind in ((GRANT, "client credentials"), (REFRESH, "refresh token"), (CODE, "authorization code")):
+            for error, remedy in (
+                ("unauthorized_client", f"allow the {kind} grant for this client at the provider"),
+                ("unsupported_grant_type", f"use a tokenServiceURL that knows the {kind} grant"),
+                ("unheard_of", "correct the destination"),
+            ):
+                self.assertEqual(self.refusal(answer(400, {"error": error}), grant).remedy, remedy)
 
     def test_outages(self) -> None:
         """Too many requests, errors of the server, and those that say so: later, when the endpoint likes."""
@@ -254,7 +326,7 @@ class AnyAnswerTests(SynchronousTestCase):
             self.assertTrue(token.value.reveal().isascii())
 
     @settings(deadline=None)
-    @given(st.data(), st.text('kqxzw-+/=%&é"\\<', min_size=6), st.sampled_from(range(5)))
+    @given(st.data(), st.text('kqxzw-+/=%&é"\\<', min_size=6), st.sampled_from(range(7)))
     def test_no_secret_comes_back(self, data: st.DataObject, secret: str, place: int) -> None:
         """However the endpoint echoes a secret of the grant, the message does not hold it."""
         other = Secret("unrelated")
@@ -264,6 +336,8 @@ class AnyAnswerTests(SynchronousTestCase):
             evolve(GRANT, headers=(("X", Secret(secret)), ("Y", other))),
             evolve(GRANT, queries=(("x", Secret(secret)),)),
             evolve(GRANT, body=(("x", Secret(secret)),)),
+            evolve(REFRESH, offered=Secret(secret)),
+            evolve(CODE, offered=Secret(secret)),
         ][place]
         spelling = data.draw(
             st.sampled_from(
@@ -304,6 +378,12 @@ class ShownTests(SynchronousTestCase):
         """A secret that cannot be cut out of the text takes the text with it."""
         for text in ("a %73ecret", "a s&#101;cret", "a s\\ecret"):
             self.assertEqual(shown(text, GRANT), "(its words repeat a secret)")
+
+    def test_no_secret(self) -> None:
+        """Where there is none to cut out, the words stay as they are."""
+        words = "no log of Y2xpZW50Og or 3A"
+        for client_id in ("client", ""):
+            self.assertEqual(shown(words, evolve(GRANT, client_id=client_id, client_secret=PUBLIC)), words)
 
     def test_pairs(self) -> None:
         """The Authorization header does not come back either."""
@@ -359,6 +439,23 @@ class TokenServiceTests(SynchronousTestCase):
         self.assertEqual(asked.headers["x-zone"], "z")
         self.assertEqual(asked.headers["content-type"], "application/x-www-form-urlencoded")
         self.assertNotIn("accept-encoding", asked.headers)
+
+    def test_what_the_application_brings(self) -> None:
+        """It arrives byte for byte, once."""
+        body = json.dumps({"access_token": "t", "refresh_token": "new"}).encode()
+        offered = "1/a+b &=%"
+        for grant, field in ((REFRESH, "refresh_token"), (CODE, "code")):
+            self.endpoint.answers.append(endpoint_answer(200, (("Content-Type", "application/json"),), body))
+            token = self.successResultOf(self.service.fetch(evolve(grant, offered=Secret(offered))))
+            self.assertEqual(token, Token(Secret("t")))
+            asked = self.endpoint.asked.pop()
+            self.assertEqual((asked.form["grant_type"], asked.form[field]), ([grant.kind.value], [offered]))
+        self.assertEqual(self.endpoint.asked, [])
+
+    def test_nothing_to_send(self) -> None:
+        """A grant that cannot be run asks nobody."""
+        self.failureResultOf(self.service.fetch(evolve(REFRESH, offered=None)), ValueError)
+        self.assertEqual(self.endpoint.asked, [])
 
     def test_faults(self) -> None:
         """Each fault of the endpoint is the refusal that belongs to it."""

@@ -25,6 +25,7 @@ from tproxy.model import (
     Destination,
     DestinationRequest,
     Grant,
+    GrantKind,
     ListenerKey,
     NoCredential,
     Offered,
@@ -264,6 +265,12 @@ class Words(SynchronousTestCase):
         """Who logs in, and with what kind of secret."""
         self.assertEqual(way_in(Bearer("u\r", Secret(PASSWORD))), "as u\\r with a token")
         self.assertEqual(way_in(NoCredential()), "without a login")
+        client_credentials = Grant("https://login.example.com:8443/token", "id", Secret(PASSWORD))
+        for kind in (GrantKind.REFRESH_TOKEN, GrantKind.AUTHORIZATION_CODE):
+            exchanged = "with a token exchanged for what the application sends, "
+            grant = evolve(client_credentials, kind=kind)
+            self.assertEqual(way_in(grant), exchanged + "at login.example.com:8443")
+            self.assertEqual(way_in(evolve(grant, url="")), exchanged + "by the Destination service")
 
 
 def resource(namespace: str, *tenants: str, refused: tuple[str, ...] = ()) -> Resource:

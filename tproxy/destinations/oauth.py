@@ -1,4 +1,4 @@
-"""The client credentials grant of OAuth 2.0 (RFC 6749, section 4.4): from a document's properties to a token.
+"""The grants of OAuth 2.0 (RFC 6749, sections 4.1.3, 4.4 and 6): from what is known to a token.
 
 `request` says what is sent, `read` judges what came back; both are pure. `TokenService` carries one to the
 other. Every way to fail is a `RefusedError`: `TOKEN_REFUSED` where the endpoint gave an answer,
@@ -20,7 +20,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from tproxy.model import Code, Grant, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
 
 DEFAULT_LIFE = 300.0
@@ -36,9 +36,13 @@ _OUTAGES = frozenset({"temporarily_unavailable", "server_error"})
 _REMEDIES = {
     "invalid_client": "correct clientId and clientSecret, or try another tokenService.addClientCredentialsInBody",
     "invalid_scope": "correct scope; Microsoft 365 wants https://outlook.office365.com/.default",
-    "unauthorized_client": "allow the client credentials grant for this client at the provider",
-    "unsupported_grant_type": "use a tokenServiceURL that knows the client credentials grant",
+    "unauthorized_client": "allow the {} grant for this client at the provider",
+    "unsupported_grant_type": "use a tokenServiceURL that knows the {} grant",
 }
+_STALE = (
+    "have the application send a new {}: "
+    "what it sent has expired, was revoked or used already, or is for another clientId or redirectUri"
+)
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -91,7 +95,7 @@ class TokenService:
         self._now = now
 
     def fetch(self, grant: Grant) -> Deferred[Token]:
-        """One request, one token; fails with L{RefusedError} and with nothing else."""
+        """One request, one token; fails with L{RefusedError}, or with what `request` raises."""
         return Deferred.fromCoroutine(self._fetch(grant))
 
     async def _fetch(self, grant: Grant) -> Token:
@@ -109,23 +113,31 @@ class TokenService:
 
 
 def request(grant: Grant) -> TokenRequest:
-    """What a grant says to its endpoint (RFC 6749, sections 2.3.1 and 4.4.2).
+    """What a grant says to its endpoint (RFC 6749, sections 2.3.1, 4.1.3, 4.4.2 and 6).
 
     The `Authorization` header is `tokenServiceUser`'s where there is one, else the client's when its
-    credentials are not sent in the body. A header of the document's own replaces one of ours.
+    credentials are not sent in the body. A client without a secret (a public one, or one that shows a
+    certificate) only names itself, in the body. A header of the document's own replaces one of ours.
+
+    @raise ValueError: the grant lacks its URL or what an application brings, and should not have been run
     """
-    form = [("grant_type", "client_credentials")]
-    if grant.credentials_in_body:
-        form += [("client_id", grant.client_id), ("client_secret", grant.client_secret.reveal())]
+    if not grant.url:
+        raise ValueError("a grant without a URL")
+    form = [("grant_type", grant.kind.value), *_brought(grant)]
+    client_secret = grant.client_secret.reveal()
+    if grant.credentials_in_body or not client_secret:
+        form.append(("client_id", grant.client_id))
+    if grant.credentials_in_body and client_secret:
+        form.append(("client_secret", client_secret))
     if grant.scope:
         form.append(("scope", grant.scope))
     headers = {"accept": "application/json"}
     if grant.password is not None:
         headers["authorization"] = _basic(grant.user, grant.password.reveal())
-    elif not grant.credentials_in_body:
-        client_id, client_secret = quote_plus(grant.client_id), quote_plus(grant.client_secret.reveal())
-        headers["authorization"] = _basic(client_id, client_secret)
-        if (client_id, client_secret) != (grant.client_id, grant.client_secret.reveal()):
+    elif not grant.credentials_in_body and client_secret:
+        encoded = quote_plus(grant.client_id), quote_plus(client_secret)
+        headers["authorization"] = _basic(*encoded)
+        if encoded != (grant.client_id, client_secret):
             # Cloud Foundry's UAA takes the form encoding of RFC 6749 only when it is told
             headers["x-cf-encoded-credentials"] = "true"
     return TokenRequest(
@@ -136,8 +148,24 @@ def request(grant: Grant) -> TokenRequest:
     )
 
 
+def _brought(grant: Grant) -> list[tuple[str, str]]:
+    """The fields that hold what an application brought, with what belongs to it."""
+    match grant:
+        case Grant(kind=GrantKind.CLIENT_CREDENTIALS):
+            return []
+        case Grant(kind=GrantKind.REFRESH_TOKEN, offered=Secret() as token):
+            return [("refresh_token", token.reveal())]
+        case Grant(kind=GrantKind.AUTHORIZATION_CODE, offered=Secret() as code):
+            redirect_uri = [("redirect_uri", grant.redirect_uri)] if grant.redirect_uri else []
+            return [("code", code.reveal()), *redirect_uri]
+    raise ValueError("a grant without what the application brings")
+
+
 def read(answer: Answer, grant: Grant, now: float) -> Token:
     """The token in an answer (RFC 6749, section 5.1), or the reason why there is none.
+
+    A `refresh_token` in it is left alone: who brought the grant is the one who may keep such a token,
+    and there is no way to hand it over.
 
     @param now: wall-clock time, seconds since the epoch
     @raise RefusedError: for everything else, whatever the endpoint sent
@@ -156,8 +184,7 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     if 300 <= answer.status < 400:
         _unavailable(f"{host} redirects (HTTP {answer.status}), which is not followed", "set tokenServiceURL anew")
     if isinstance(error, str):
-        remedy = _REMEDIES.get(error, "correct the destination")
-        _refused(f"{host} refused the grant{_quoted(fields, grant)}", remedy, answer.status)
+        _refused(f"{host} refused the grant{_quoted(fields, grant)}", _remedy(error, grant), answer.status)
     if answer.status in (401, 403, 404):
         _refused(
             f"{host} refused the grant (HTTP {answer.status})",
@@ -165,6 +192,11 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
             answer.status,
         )
     _unavailable(f"{host} answers HTTP {answer.status}, which is no OAuth 2.0 answer", "correct tokenServiceURL")
+
+
+def _remedy(error: str, grant: Grant) -> str:
+    remedies = _REMEDIES if grant.offered is None else {**_REMEDIES, "invalid_grant": _STALE}
+    return remedies.get(error, "correct the destination").format(grant.kind.replace("_", " "))
 
 
 def retry_after(value: str, now: float) -> float:
@@ -231,7 +263,8 @@ def shown(text: str, grant: Grant) -> str:
     """
     secrets, encoded = _secrets(grant)
     longest_first = sorted(secrets | encoded, key=len, reverse=True)
-    text = re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)
+    if longest_first:
+        text = re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)
     readings = (unquote(text), unquote_plus(text), unescape(text), text.replace("\\", ""))
     if any(secret in reading for reading in readings for secret in secrets):
         return "(its words repeat a secret)"
@@ -242,7 +275,11 @@ def _secrets(grant: Grant) -> tuple[set[str], set[str]]:
     """Every secret as it is, and as some layer on the way may have encoded it."""
     secret = grant.client_secret.reveal()
     secrets = {secret, *(value.reveal() for _, value in grant.headers + grant.queries + grant.body)}
-    pairs = {f"{grant.client_id}:{secret}", f"{quote_plus(grant.client_id)}:{quote_plus(secret)}"}
+    pairs = set()
+    if secret:
+        pairs |= {f"{grant.client_id}:{secret}", f"{quote_plus(grant.client_id)}:{quote_plus(secret)}"}
+    if grant.offered is not None:
+        secrets.add(grant.offered.reveal())
     if grant.password is not None:
         secrets.add(grant.password.reveal())
         pairs.add(f"{grant.user}:{grant.password.reveal()}")

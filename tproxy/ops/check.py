@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from socket import socket
 from typing import cast
+from urllib.parse import urlsplit
 
 from attrs import frozen
 from OpenSSL import SSL
@@ -21,6 +22,7 @@ from tproxy.model import (
     Credential,
     DestinationRequest,
     Grant,
+    GrantKind,
     NoCredential,
     Password,
     Reason,
@@ -152,8 +154,11 @@ def way_in(login: Password | NoCredential | Grant | Bearer) -> str:
             return f"as {escaped(user)} with a token"
         case NoCredential():
             return "without a login"
-        case Grant(url):
+        case Grant(url, kind=GrantKind.CLIENT_CREDENTIALS):
             return f"with a token from {escaped(url)}"
+        case Grant(url):
+            where = f"at {escaped(urlsplit(url).netloc)}" if url else "by the Destination service"
+            return f"with a token exchanged for what the application sends, {where}"
 
 
 def find(
