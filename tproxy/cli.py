@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 from attrs import asdict
@@ -20,7 +22,7 @@ from tproxy.assembly import assemble, configured, release
 from tproxy.cluster.folder import Folder
 from tproxy.cluster.state import read_state
 from tproxy.config import Config, ConfigError
-from tproxy.model import RefusedError, Tenant
+from tproxy.model import Offered, RefusedError, Secret, Tenant
 from tproxy.operator.manifests import ListenerStatus, Rejected, Resource, parse
 from tproxy.ops.check import Checker, Step, find
 from tproxy.ops.logs import LineObserver, escaped
@@ -50,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME", help="a Destination resource, or a destination of the default instance")
     check.add_argument("--namespace", metavar="NS", help="where the resource is, if its name is in several namespaces")
     check.add_argument("--tenant", metavar="T", default="", help="the tenant's subdomain")
+    check.add_argument(
+        "--credential",
+        metavar="FILE",
+        help="holds the refresh token or authorization code that an application would send, where the destination "
+        "asks for one; - is standard input. A code is used up by the check",
+    )
+    check.add_argument("--user", metavar="U", default="", help="the user that the application would name beside it")
     check.set_defaults(run=run_check)
 
     ls = commands.add_parser(
@@ -89,11 +98,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_check(options: argparse.Namespace) -> None:
     """`tproxy check NAME`."""
     config = configured(options.config)
+    offered = offer(options.user, options.credential) if options.credential is not None else None
     globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, "error", text=True)], redirectStandardIO=False)
-    react(lambda reactor: Deferred.fromCoroutine(_check(reactor, config, options)))
+    react(lambda reactor: Deferred.fromCoroutine(_check(reactor, config, options, offered)))
 
 
-async def _check(reactor: Any, config: Config, options: argparse.Namespace) -> None:
+def offer(user: str, file: str) -> Offered:
+    """What an application would bring: the text of a file, or of standard input for `-`. Exits where there is none."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is not UTF-8 text"
+        sys.exit(f"tproxy: --credential {file} cannot be read ({why})")
+    if not text.strip():
+        sys.exit(f"tproxy: --credential {file} holds nothing")
+    return Offered(user, Secret(text.strip()))
+
+
+async def _check(reactor: Any, config: Config, options: argparse.Namespace, offered: Offered | None) -> None:
     parts = assemble(config, reactor)
     checker = Checker(parts.clock, parts.store, parts.connector, parts.plugins, config.security.plaintext_hosts)
     steps: list[Step] = []
@@ -111,7 +133,7 @@ async def _check(reactor: Any, config: Config, options: argparse.Namespace) -> N
         done(Step("find", 0.0, refusal=error.refusal))
         good = False
     else:
-        good = await checker.check(request, done)
+        good = await checker.check(request, done, offered)
     if options.json:
         print(json.dumps(as_object(options.name, options.tenant, good, steps), indent=2))
     raise SystemExit(0 if good else 1)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, execute, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tproxy import document
-from tproxy.config import Config
-from tproxy.destinations.cache import TokenCache
-from tproxy.destinations.directory import Directory
-from tproxy.destinations.oauth import TokenService
-from tproxy.instances import DirectoryInstance
+from tproxy.destinations.cache import Cache, Cached, Fetched
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
@@ -27,76 +21,74 @@ from tproxy.model import (
     Destination,
     DestinationRequest,
     Grant,
+    NoCredential,
     Offered,
+    Password,
     Reason,
     Refusal,
     RefusedError,
     Resolution,
+    Secret,
     Stage,
 )
 from tproxy.names import quoted
-from tproxy.net.http import Client, client
-
-if TYPE_CHECKING:
-    from tproxy.net.endpoints import Connector
+from tproxy.offers import user_of
 
 POLL_SECONDS = 1.0
-"""How often the folders are looked at."""
-
-SECOND_LOOK_SECONDS = 0.25
-"""How soon it is made sure that a file is gone."""
-
-JUDGED = 4096
-"""For how many requests the judged document is kept."""
+"""How often files and service keys are looked at."""
 
 log = Logger()
 
 
+class Source(Protocol):
+    """One instance: a folder of documents, or a Destination service. All Deferreds fail with `RefusedError`."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed()` when destinations are others than before, or may be."""
+
+    def poll(self) -> None:
+        """Look whether files were changed."""
+
+    def stop(self) -> None:
+        """End what is under way."""
+
+    def describe(self, request: DestinationRequest) -> Deferred[Destination]:
+        """The destination alone."""
+
+    def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
+        """The destination, for a login; `asks` says that the application brings what is exchanged for a token."""
+
+    def look_again(self, request: DestinationRequest, before: Destination) -> Deferred[Destination | None]:
+        """The destination as it is now; None where nothing changed."""
+
+    def key(self, request: DestinationRequest, grant: Grant) -> Hashable:
+        """What the token of a grant is kept under."""
+
+    def token(self, request: DestinationRequest, grant: Grant) -> Deferred[Fetched[Secret]]:
+        """A new token."""
+
+
 @implementer(IDestinationStore)
 class Store(Service):
-    """Destinations out of folders of documents; while it runs, changed files are noticed within a second.
+    """Destinations of all instances; while it runs, changed files are noticed within a second.
 
-    The folders are read once when it is made, so that it can be asked without being started.
-
-    @param connector: carries the requests for tokens
-    @param clock: monotonic
-    @param now: the wall clock, seconds since the epoch
+    @param sources: the instances, by name
+    @param tokens: keeps the tokens of all destinations
+    @param default: the name of the default instance; empty if there is none
     """
 
     def __init__(
         self,
-        config: Config,
-        rules: document.Rules,
-        connector: Connector,
+        sources: Mapping[str, Source],
+        tokens: Cache[Hashable, Secret],
+        default: str,
         clock: IReactorTime,
-        now: Callable[[], float],
     ) -> None:
-        def client_for(grant: Grant) -> Client:
-            return client(
-                connector,
-                clock,
-                trust=grant.trust,
-                connect_seconds=grant.connect_seconds,
-                read_seconds=grant.read_seconds,
-                plain_hosts=rules.http_token_hosts,
-            )
-
-        self._rules = rules
-        self._default = config.default_instance
-        self._instances = {
-            each.name: Directory(each.name, each.directory)
-            for each in config.instances
-            if isinstance(each, DirectoryInstance)
-        }
-        self._tokens = TokenCache(TokenService(client_for, now).fetch, clock, now)
-        self._changed: list[Callable[[], None]] = []
-        self._polling = LoopingCall(self._poll)
+        self._sources = sources
+        self._default = default
+        self._tokens = tokens
+        self._polling = LoopingCall(self.poll)
         self._polling.clock = clock
-        self._clock = clock
-        self._second_look: IDelayedCall | None = None
-        self._warnings: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        self._destination = lru_cache(JUDGED)(self._judge)
-        self.refresh()
 
     def startService(self) -> None:
         Service.startService(self)
@@ -106,75 +98,78 @@ class Store(Service):
         Service.stopService(self)
         if self._polling.running:
             self._polling.stop()
-        if self._second_look is not None:
-            self._second_look.cancel()
-            self._second_look = None
+        for source in self._sources.values():
+            source.stop()
         self._tokens.stop()
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed()` whenever documents changed."""
-        self._changed.append(changed)
+        for source in self._sources.values():
+            source.watch(changed)
 
-    def refresh(self) -> None:
-        """Looks at the folders now."""
-        news = [directory.refresh() for directory in self._instances.values()]
-        if any(news):
-            self._destination.cache_clear()
-            for changed in self._changed:
-                changed()
-
-    def _poll(self) -> None:
-        try:
-            self.refresh()
-            if self._second_look is None and any(directory.doubtful for directory in self._instances.values()):
-                self._second_look = self._clock.callLater(SECOND_LOOK_SECONDS, self._look_again)
-        except Exception as error:
-            log.error(
-                "looking for changed documents failed with {reason}",
-                event="directory.failed",
-                reason=type(error).__name__,
-            )
-
-    def _look_again(self) -> None:
-        self._second_look = None
-        self._poll()
+    def poll(self) -> None:
+        """Look for changes now."""
+        for name, source in self._sources.items():
+            try:
+                source.poll()
+            except Exception as error:
+                log.error(
+                    "looking for changes of the instance {key} failed with {reason}",
+                    event="instance.failed",
+                    key=name,
+                    reason=type(error).__name__,
+                )
 
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
-        return execute(self._destination, request)
-
-    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
         try:
-            destination = self._destination(request)
+            return self._source(request).describe(request)
         except RefusedError:
             return fail()
-        match destination.login:
-            case Grant() as grant:
-                return self._tokens.get(grant).addCallback(
-                    lambda issued: Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
-                )
-            case credential:
-                return succeed(Resolution(destination, credential, cached=True))
+
+    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
+        return Deferred.fromCoroutine(self._resolve(request, offered))
+
+    async def _resolve(self, request: DestinationRequest, offered: Offered | None) -> Resolution:
+        source = self._source(request)
+        looked = await source.look(request, asks=offered is not None)
+        return await self._with_credential(source, request, looked, offered)
 
     def renew(
         self, request: DestinationRequest, refused: Credential, offered: Offered | None = None
     ) -> Deferred[Resolution | None]:
-        return Deferred.fromCoroutine(self._renew(request, refused))
+        return Deferred.fromCoroutine(self._renew(request, refused, offered))
 
-    async def _renew(self, request: DestinationRequest, refused: Credential) -> Resolution | None:
-        self.refresh()
-        destination = self._destination(request)
-        match destination.login, refused:
-            case Grant() as grant, Bearer(user, token) if user == destination.user:
-                fresh = await self._tokens.renew(grant, token)
-                return None if fresh is None else Resolution(destination, Bearer(user, fresh))
-        resolution = await self.resolve(request)
+    async def _renew(
+        self, request: DestinationRequest, refused: Credential, offered: Offered | None
+    ) -> Resolution | None:
+        source = self._source(request)
+        before = (await source.look(request, asks=offered is not None)).value
+        now = await source.look_again(request, before)
+        destination = before if now is None else now
+        match _login(destination, offered), refused:
+            case Grant() as grant, Bearer(token=token):
+                key = source.key(request, grant)
+                fresh = await self._tokens.renew(key, lambda: source.token(request, grant), token.__eq__)
+                return None if fresh is None else Resolution(destination, Bearer(_user(destination, offered), fresh))
+        resolution = await self._with_credential(source, request, Cached(destination, cached=False), offered)
         return None if resolution.credential == refused else resolution
 
-    def _judge(self, request: DestinationRequest) -> Destination:
-        _refuse_what_folders_lack(request)
+    async def _with_credential(
+        self, source: Source, request: DestinationRequest, looked: Cached[Destination], offered: Offered | None
+    ) -> Resolution:
+        destination = looked.value
+        match _login(destination, offered):
+            case Grant() as grant:
+                user = _user(destination, offered)
+                issued = await self._tokens.get(source.key(request, grant), lambda: source.token(request, grant))
+                return Resolution(destination, Bearer(user, issued.value), looked.cached or issued.cached)
+            case credential:
+                return Resolution(destination, credential, looked.cached)
+
+    def _source(self, request: DestinationRequest) -> Source:
         name = request.instance or self._default
-        instance = self._instances.get(name)
-        if instance is None:
+        source = self._sources.get(name)
+        if source is None:
             raise RefusedError(
                 Refusal(
                     Stage.RESOLVE,
@@ -185,50 +180,23 @@ class Store(Service):
                     "correct spec.destinationServiceInstanceName, or the instances of the configuration",
                 )
             )
-        found = instance.find(request.name, request.tenant)
-        try:
-            destination = document.parse(
-                found.values, request, self._rules, lambda location: instance.authority(location, found.folder)
-            )
-        except RefusedError as error:
-            refusal = error.refusal
-            raise RefusedError(evolve(refusal, message=f"{found.file}: {refusal.message}")) from None
-        self._warn(name, found.folder, destination)
-        return destination
-
-    def _warn(self, instance: str, folder: str, destination: Destination) -> None:
-        """Each warning of a document once, until it changes."""
-        key = (instance, folder, destination.name)
-        if destination.warnings != self._warnings.get(key, ()):
-            self._warnings[key] = destination.warnings
-            for warning in destination.warnings:
-                log.warn(
-                    "destination {destination}: {message}",
-                    event="document.warning",
-                    destination=destination.name,
-                    tenant=folder,
-                    message=warning,
-                )
+        return source
 
 
-def _refuse_what_folders_lack(request: DestinationRequest) -> None:
-    """Fragments, chains and levels are ideas of the Destination service; a folder of documents has none."""
-    if request.fragment and not request.fragment_optional:
+def _login(destination: Destination, offered: Offered | None) -> Password | NoCredential | Grant:
+    """How to log in, with what the application offered where the destination asks for that, and only there."""
+    if destination.asks != (offered is not None):
         raise RefusedError(
             Refusal(
                 Stage.RESOLVE,
-                Reason.FRAGMENT_NOT_FOUND,
-                f"spec.fragmentRef.name is {quoted(request.fragment)}, and a folder of documents has no fragments",
-                "merge the fragment into the document, or mark it as optional",
+                Reason.DESTINATION_CHANGED,
+                "the destination has another way to log in since the application was greeted",
+                "connect again",
             )
         )
-    for given, path in ((request.level, "spec.destinationRef.level"), (request.chain, "spec.chainRef.name")):
-        if given:
-            raise RefusedError(
-                Refusal(
-                    Stage.RESOLVE,
-                    Reason.RESOURCE_INVALID,
-                    f"{path} is {quoted(given)}, which a folder of documents does not know",
-                    f"remove {path}, or use an instance of the Destination service",
-                )
-            )
+    login = destination.login
+    return evolve(login, offered=offered.secret) if isinstance(login, Grant) and offered is not None else login
+
+
+def _user(destination: Destination, offered: Offered | None) -> str:
+    return destination.user if offered is None else user_of(destination, offered)

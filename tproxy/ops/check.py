@@ -24,6 +24,7 @@ from tproxy.model import (
     Grant,
     GrantKind,
     NoCredential,
+    Offered,
     Password,
     Reason,
     Refusal,
@@ -219,11 +220,16 @@ class Checker:
     plugins: Mapping[str, IProtocolPlugin]
     plaintext_hosts: frozenset[str] = frozenset()
 
-    async def check(self, request: DestinationRequest, done: Callable[[Step], None]) -> bool:
-        """Walk from the destination to a session that answers; `done` is told each step. Was it good?"""
+    async def check(
+        self, request: DestinationRequest, done: Callable[[Step], None], offered: Offered | None = None
+    ) -> bool:
+        """Walk from the destination to a session that answers; `done` is told each step. Was it good?
+
+        `offered` is what an application would bring, where the destination asks for that.
+        """
         walk = Walk(self.clock, done)
         try:
-            client = await self._walk(request, walk)
+            client = await self._walk(request, walk, offered)
         except RefusedError as error:
             if error.refusal.stage is Stage.TLS:
                 walk.reach("tls")
@@ -233,14 +239,16 @@ class Checker:
         await close(client)
         return True
 
-    async def _walk(self, request: DestinationRequest, walk: Walk) -> ClientHalf:
+    async def _walk(self, request: DestinationRequest, walk: Walk, offered: Offered | None) -> ClientHalf:
         destination = await self.store.describe(request)
         route = destination.route
         walk.find(f"{route.protocol} {route.host} port {route.port}", way_in(destination.login))
         walk.find(*(escaped(f"warning: {warning}") for warning in destination.warnings))
+        if destination.asks != (offered is not None):
+            raise RefusedError(_OFFER_LACKS if destination.asks else _OFFER_TOO_MUCH)
         if isinstance(destination.login, Grant):
             walk.reach("token")
-        credential: Credential = (await self.store.resolve(request)).credential
+        credential: Credential = (await self.store.resolve(request, offered)).credential
         walk.reach("dns")
         walk.find(", ".join(await self.connector.resolver.resolve(route.host, route.port)))
         walk.reach("connect")
@@ -285,6 +293,20 @@ class Checker:
             if deadline.active():
                 deadline.cancel()
         return client
+
+
+_OFFER_LACKS = Refusal(
+    Stage.RESOLVE,
+    Reason.CREDENTIAL_INVALID,
+    "applications log in to this destination with a refresh token or an authorization code of their own",
+    "give one with --credential FILE, and the user that it is for with --user",
+)
+_OFFER_TOO_MUCH = Refusal(
+    Stage.RESOLVE,
+    Reason.CREDENTIAL_INVALID,
+    "this destination logs in by itself, and takes no credential of an application",
+    "leave --credential out",
+)
 
 
 async def close(client: ClientHalf) -> None:

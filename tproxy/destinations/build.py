@@ -1,0 +1,103 @@
+"""Makes the store that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from tproxy import document
+from tproxy.config import Config, ConfigError
+from tproxy.destinations.cache import Cache
+from tproxy.destinations.circuits import Circuits
+from tproxy.destinations.files import Files
+from tproxy.destinations.keys import KeyFile, KeyFolder
+from tproxy.destinations.oauth import TokenService
+from tproxy.destinations.remote import OUTAGES, KeyRing, Remote
+from tproxy.destinations.store import Source, Store
+from tproxy.instances import DirectoryInstance, Instance, KeyInFile, KeyInFolder, KeyInSecret, KeyPlace, ServiceInstance
+from tproxy.interfaces import IKeySource
+from tproxy.model import Grant, Secret, Trust
+from tproxy.net.http import Answer, Client, client
+
+if TYPE_CHECKING:
+    from tproxy.net.endpoints import Connector
+
+Secrets = Callable[[KeyInSecret], IKeySource]
+"""What reads Kubernetes Secrets."""
+
+
+@frozen
+class _Patient:
+    """A client that leaves hosts alone which fail."""
+
+    circuits: Circuits
+    client: Client
+
+    def ask(self, method: str, url: str, **arguments: Any) -> Deferred[Answer]:
+        return self.circuits.ask(self.client, method, url, **arguments)
+
+
+def build(
+    config: Config,
+    rules: document.Rules,
+    connector: Connector,
+    clock: IReactorTime,
+    now: Callable[[], float],
+    secrets: Secrets | None = None,
+) -> Store:
+    """The store of all instances.
+
+    @param connector: carries the requests
+    @param clock: monotonic
+    @param now: the wall clock, seconds since the epoch
+    @param secrets: reads Kubernetes Secrets; None where there is no cluster
+    @raise ConfigError: an instance cannot be had here
+    """
+    circuits = Circuits(clock, now)
+
+    def client_for(trust: Trust, connect_seconds: float, read_seconds: float) -> _Patient:
+        made = client(
+            connector,
+            clock,
+            trust=trust,
+            connect_seconds=connect_seconds,
+            read_seconds=read_seconds,
+            plain_hosts=rules.http_token_hosts,
+        )
+        return _Patient(circuits, made)
+
+    issuer = TokenService(lambda grant: client_for(grant.trust, grant.connect_seconds, grant.read_seconds), now)
+    tokens: Cache[Hashable, Secret] = Cache(clock, now, what="token", outages=OUTAGES)
+
+    def source(instance: Instance) -> Source:
+        if isinstance(instance, DirectoryInstance):
+            return Files(instance, rules, issuer, clock)
+        patient = client_for(Trust(), instance.connect_seconds, instance.read_seconds)
+        keys = _key_ring(instance, rules.http_token_hosts, secrets)
+        return Remote(
+            instance, keys, rules, issuer, patient.ask, tokens.put, clock, now, config.limits.stale_seconds
+        )
+
+    return Store({each.name: source(each) for each in config.instances}, tokens, config.default_instance, clock)
+
+
+def _key_ring(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secrets | None) -> KeyRing:
+    def kept(place: KeyPlace) -> IKeySource:
+        match place:
+            case KeyInFile(path):
+                return KeyFile(path)
+            case KeyInFolder(path):
+                return KeyFolder(path)
+            case KeyInSecret() if secrets is not None:
+                return secrets(place)
+            case KeyInSecret(name):
+                raise ConfigError(
+                    f"the instance {instance.name}: serviceCredentials.secretName: the Secret {name} can be read in a "
+                    "cluster only; mount it, and name its folder with serviceCredentials.folder"
+                )
+    private = None if instance.private_key is None else kept(instance.private_key)
+    return KeyRing(instance.name, kept(instance.service_key), private, _whole(instance.service_key), http_hosts)

@@ -1,0 +1,241 @@
+"""An instance of the Destination service as a source of destinations: asked once for all, kept, refreshed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from tproxy import document
+from tproxy.destinations.cache import Cache, Cached, Fetched
+from tproxy.destinations.keys import ServiceKey, service_key
+from tproxy.destinations.oauth import Token, TokenService, kept
+from tproxy.destinations.service import Ask, AuthToken, DestinationService
+from tproxy.destinations.warnings import Warnings
+from tproxy.instances import ServiceInstance
+from tproxy.interfaces import IKeySource
+from tproxy.model import (
+    Code,
+    Destination,
+    DestinationRequest,
+    Grant,
+    GrantKind,
+    Reason,
+    Refusal,
+    RefusedError,
+    Secret,
+    Stage,
+)
+
+FRESH_SECONDS = 120.0
+"""How long a destination is used without asking for it again."""
+
+OUTAGES = frozenset({Reason.STORE_UNAVAILABLE, Reason.TOKEN_UNAVAILABLE})
+"""Why a destination may not be told for a while; anything else is an answer."""
+
+log = Logger()
+
+
+class KeyRing:
+    """The service key of one instance, as it is kept now; a broken one leaves the last good one in force.
+
+    @param name: the instance's
+    @param whole: which entry holds the whole key, where that has to be said
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: IKeySource,
+        private: IKeySource | None,
+        whole: str,
+        http_hosts: frozenset[str],
+    ) -> None:
+        self._name = name
+        self._sources = tuple(each for each in (source, private) if each is not None)
+        self._whole = whole
+        self._http_hosts = http_hosts
+        self._seen: tuple[Mapping[str, bytes], ...] = ()
+        self._fault: Refusal | None = None
+        self._key: ServiceKey | None = None
+        self.refresh()
+
+    @property
+    def key(self) -> ServiceKey:
+        """The key to use now. Raises `RefusedError`."""
+        if self._key is None:
+            assert self._fault is not None  # noqa: S101
+            raise RefusedError(self._fault)
+        return self._key
+
+    def refresh(self) -> None:
+        """Look whether another key is kept now."""
+        try:
+            seen = tuple(source.read() for source in self._sources)
+            if seen == self._seen:
+                return
+            self._seen = seen
+            key = service_key(*seen, whole=self._whole, http_hosts=self._http_hosts)
+        except RefusedError as error:
+            self._broken(error.refusal)
+            return
+        if self._key is not None and key != self._key:
+            log.info("{message}", event="key.changed", message=f"the instance {self._name} has another service key now")
+        self._key, self._fault = key, None
+
+    def _broken(self, refusal: Refusal) -> None:
+        refusal = evolve(refusal, message=f"the service key of the instance {self._name}: {refusal.message}")
+        if refusal != self._fault:
+            after = "; the last good key stays in force" if self._key is not None else ""
+            log.error(
+                "{message}" + after,
+                event="key.broken",
+                reason=refusal.reason,
+                message=refusal.message,
+                remedy=refusal.remedy,
+            )
+        self._fault = refusal
+
+
+class Remote:
+    """The destinations of one instance of the Destination service.
+
+    @param issuer: runs grants at token endpoints
+    @param ask: one request over HTTP
+    @param bring: keeps a token that came along with a destination, under the key of `key`
+    @param clock: monotonic
+    @param now: the wall clock, seconds since the epoch
+    @param stale_seconds: how long a destination serves while the service does not answer
+    """
+
+    def __init__(
+        self,
+        instance: ServiceInstance,
+        keys: KeyRing,
+        rules: document.Rules,
+        issuer: TokenService,
+        ask: Ask,
+        bring: Callable[[Hashable, Fetched[Secret]], None],
+        clock: IReactorTime,
+        now: Callable[[], float],
+        stale_seconds: float,
+    ) -> None:
+        self._rules = evolve(rules, exchanges=True)
+        self._issuer = issuer
+        self._bring = bring
+        self._keys = keys
+        self._valid = max(FRESH_SECONDS, stale_seconds)
+        self._warnings = Warnings()
+        self._changed: list[Callable[[], None]] = []
+        self._service_tokens: Cache[Grant, Secret] = Cache(clock, now, what="service token", outages=OUTAGES)
+        self._destinations: Cache[DestinationRequest, Destination] = Cache(
+            clock, now, what="destination", outages=OUTAGES, changed=self._has_changed
+        )
+        self._service = DestinationService(
+            instance.name,
+            key=lambda: keys.key,
+            token=self._service_token,
+            forget=self._forget,
+            ask=ask,
+            now=now,
+            connect_seconds=instance.connect_seconds,
+            read_seconds=instance.read_seconds,
+        )
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed()` when a destination is found to be another, or gone, without having been asked for."""
+        self._changed.append(changed)
+
+    def poll(self) -> None:
+        """Look whether the service key was changed."""
+        self._keys.refresh()
+
+    def stop(self) -> None:
+        """Forget everything."""
+        self._destinations.stop()
+        self._service_tokens.stop()
+
+    def describe(self, request: DestinationRequest) -> Deferred[Destination]:
+        """The destination alone: no token is fetched."""
+        return self._get(request, tokens=False).addCallback(lambda cached: cached.value)
+
+    def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
+        """The destination, for a login: where it is not known, a token may come along with it."""
+        return self._get(request, tokens=not asks)
+
+    def look_again(self, request: DestinationRequest, before: Destination) -> Deferred[Destination | None]:
+        """The destination as it is now; None where nothing changed."""
+        return self._destinations.renew(request, lambda: self._find(request, tokens=False), before.__eq__)
+
+    def key(self, request: DestinationRequest, grant: Grant) -> Hashable:
+        """What a token is kept under: the service decides for each request which one it gives."""
+        return request, grant
+
+    def token(self, request: DestinationRequest, grant: Grant) -> Deferred[Fetched[Secret]]:
+        """A token, from the service, or else from where the document says."""
+        return Deferred.fromCoroutine(self._token(request, grant))
+
+    def _has_changed(self, request: DestinationRequest) -> None:
+        for changed in self._changed:
+            changed()
+
+    def _get(self, request: DestinationRequest, tokens: bool) -> Deferred[Cached[Destination]]:
+        return self._destinations.get(request, lambda: self._find(request, tokens))
+
+    def _find(self, request: DestinationRequest, tokens: bool) -> Deferred[Fetched[Destination]]:
+        return Deferred.fromCoroutine(self._judged(request, tokens))
+
+    async def _judged(self, request: DestinationRequest, tokens: bool) -> Fetched[Destination]:
+        found = await self._service.find(request, tokens=tokens)
+        destination = document.parse(found.values, request, self._rules, found.authority)
+        self._warnings.say(destination, request.tenant)
+        token = usable(found.tokens)
+        if token is not None and isinstance(destination.login, Grant) and not destination.asks:
+            self._bring(self.key(request, destination.login), token)
+        return Fetched(destination, FRESH_SECONDS, self._valid)
+
+    async def _token(self, request: DestinationRequest, grant: Grant) -> Fetched[Secret]:
+        offer = None if grant.offered is None else (grant.kind, grant.offered)
+        found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
+        token = usable(found.tokens)
+        if token is not None:
+            return token
+        said = "; ".join(each.error for each in found.tokens if each.error)
+        if not grant.url or (said and grant.kind is not GrantKind.CLIENT_CREDENTIALS):
+            raise RefusedError(_no_token(said))
+        try:
+            return kept(await self._issuer.fetch(grant))
+        except RefusedError as error:
+            if not said:
+                raise
+            message = f"{_no_token(said).message}; and {error.refusal.message}"
+            raise RefusedError(evolve(error.refusal, message=message)) from None
+
+    def _service_token(self, grant: Grant) -> Deferred[Secret]:
+        asked = self._service_tokens.get(grant, lambda: self._issuer.fetch(grant).addCallback(kept))
+        return asked.addCallback(lambda cached: cached.value)
+
+    def _forget(self, grant: Grant, token: Secret) -> None:
+        if self._service_tokens.peek(grant) == token:
+            self._service_tokens.drop(grant)
+
+
+def usable(tokens: tuple[AuthToken, ...]) -> Fetched[Secret] | None:
+    """The first token that can be used."""
+    for each in tokens:
+        if not each.error:
+            return kept(Token(each.value, each.seconds))
+    return None
+
+
+def _no_token(said: str) -> Refusal:
+    return Refusal(
+        Stage.RESOLVE,
+        Reason.TOKEN_REFUSED,
+        "the Destination service sends no token" + (f": {said}" if said else ", and the document no tokenServiceURL"),
+        "correct the destination, or what the application sends",
+        Code.AUTHENTICATION_FAILED,
+    )
