@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from urllib.parse import quote, quote_plus
 
 from attrs import evolve
@@ -32,7 +30,6 @@ from tproxy.destinations.oauth import (
     TokenUnavailableError,
     read,
     request,
-    retry_after,
     shown,
 )
 from tproxy.model import Code, Grant, Reason, Refusal, RefusedError, Secret, Stage
@@ -200,20 +197,6 @@ class ReadTests(SynchronousTestCase):
         ):
             error = self.assertRaises(TokenUnavailableError, read, said, GRANT, 0.0)
             self.assertEqual((error.refusal.reason, error.retry_after), (Reason.TOKEN_UNAVAILABLE, pause))
-
-    def test_retry_after(self) -> None:
-        """Seconds or a date; never negative, and nothing from nonsense."""
-        now = 1_700_000_000.0
-        date = format_datetime(datetime.fromtimestamp(now + 90, UTC), usegmt=True)
-        past = format_datetime(datetime.fromtimestamp(now - 90, UTC), usegmt=True)
-        for value, seconds in (("120", 120), (" 1 ", 1), (date, 90), (past, 0), ("", 0), ("-1", 0), ("²", 0)):
-            self.assertEqual(retry_after(value, now), seconds)
-
-    @settings(deadline=None)
-    @given(st.text())
-    def test_any_retry_after(self, value: str) -> None:
-        """Any text is a pause."""
-        self.assertGreaterEqual(retry_after(value, 0.0), 0.0)
 
 
 JSON = st.recursive(

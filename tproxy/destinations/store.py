@@ -16,9 +16,9 @@ from zope.interface import implementer
 
 from tproxy import document
 from tproxy.config import Config
-from tproxy.destinations.cache import TokenCache
+from tproxy.destinations.cache import Cache, Fetched
 from tproxy.destinations.directory import Directory
-from tproxy.destinations.oauth import TokenService
+from tproxy.destinations.oauth import TokenService, cacheable
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import (
     Bearer,
@@ -31,6 +31,7 @@ from tproxy.model import (
     Refusal,
     RefusedError,
     Resolution,
+    Secret,
     Stage,
 )
 from tproxy.names import quoted
@@ -83,7 +84,8 @@ class Store(Service):
         self._rules = rules
         self._default = config.default_instance
         self._instances = {each.name: Directory(each.name, each.directory) for each in config.instances}
-        self._tokens = TokenCache(TokenService(client_for, now).fetch, clock, now)
+        self._token_service = TokenService(client_for, now)
+        self._tokens: Cache[Grant, Secret] = Cache(clock, now, what="token", outages={Reason.TOKEN_UNAVAILABLE})
         self._changed: list[Callable[[], None]] = []
         self._polling = LoopingCall(self._poll)
         self._polling.clock = clock
@@ -144,8 +146,8 @@ class Store(Service):
             return fail()
         match destination.login:
             case Grant() as grant:
-                return self._tokens.get(grant).addCallback(
-                    lambda issued: Resolution(destination, Bearer(destination.user, issued.token), issued.cached)
+                return self._tokens.get(grant, lambda: self._token(grant)).addCallback(
+                    lambda token: Resolution(destination, Bearer(destination.user, token.value), token.cached)
                 )
             case credential:
                 return succeed(Resolution(destination, credential, cached=True))
@@ -160,10 +162,13 @@ class Store(Service):
         destination = self._destination(request)
         match destination.login, refused:
             case Grant() as grant, Bearer(user, token) if user == destination.user:
-                fresh = await self._tokens.renew(grant, token)
+                fresh = await self._tokens.renew(grant, lambda: self._token(grant), lambda held: held == token)
                 return None if fresh is None else Resolution(destination, Bearer(user, fresh))
         resolution = await self.resolve(request)
         return None if resolution.credential == refused else resolution
+
+    def _token(self, grant: Grant) -> Deferred[Fetched[Secret]]:
+        return self._token_service.fetch(grant).addCallback(cacheable)
 
     def _judge(self, request: DestinationRequest) -> Destination:
         _refuse_what_folders_lack(request)
