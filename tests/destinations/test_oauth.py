@@ -21,6 +21,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tproxy.destinations.circuits import HostRestsError
 from tproxy.destinations.oauth import (
     DEFAULT_LIFE,
     LONGEST_LIFE,
@@ -375,6 +376,12 @@ class TokenServiceTests(SynchronousTestCase):
             refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
             self.assertIn(words, refused.refusal.message)
             self.assertNotIn("canary", refused.refusal.message)
+
+    def test_host_that_rests(self) -> None:
+        """How long a host is left alone is known to who asked for a token."""
+        service = TokenService(lambda grant: Client(Failing(HostRestsError("login", 7.0)), self.clock), lambda: 0.0)
+        refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
+        self.assertEqual(refused.retry_after, 7.0)
 
     def test_deadline(self) -> None:
         """An endpoint that never answers is given up."""

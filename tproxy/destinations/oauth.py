@@ -111,7 +111,11 @@ class TokenService:
                 "POST", wanted.url, headers=wanted.headers, queries=wanted.queries, form=wanted.form
             )
         except RefusedError as error:
-            _unavailable(f"{host} is out of reach: {error.refusal.message}", error.refusal.remedy)
+            _unavailable(
+                f"{host} is out of reach: {error.refusal.message}",
+                error.refusal.remedy,
+                getattr(error, "retry_after", 0.0),
+            )
         except Exception as error:
             _unavailable(f"{host} {_fault(error)}")
         return read(answer, grant, self._now())
