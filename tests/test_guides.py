@@ -93,6 +93,7 @@ class OperateGuideTests(SynchronousTestCase):
         sources = "".join(path.read_text() for path in (TREE / "tproxy").rglob("*.py"))
         logged = set(re.findall(r'event="([a-z.-]+)"|_note\("([a-z.-]+)"', sources))
         names = {name for found in logged for name in found if name}
+        names |= {f"{what.replace(' ', '-')}.failed" for what in re.findall(r'what="([a-z ]+)"', sources)}
         table = (TREE / "docs" / "operate.md").read_text().partition("| event | when |")[2].partition("\n\n")[0]
         events = {name for row in table.splitlines() for name in re.findall(r"`([a-z.-]+)`", row.rpartition(" | ")[0])}
         self.assertEqual(names, events)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from itertools import product
 from urllib.parse import quote, quote_plus
 
@@ -24,6 +22,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tproxy.destinations.circuits import HostRestsError
 from tproxy.destinations.oauth import (
     DEFAULT_LIFE,
     LONGEST_LIFE,
@@ -33,7 +32,6 @@ from tproxy.destinations.oauth import (
     TokenUnavailableError,
     read,
     request,
-    retry_after,
     shown,
 )
 from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
@@ -273,20 +271,6 @@ class ReadTests(SynchronousTestCase):
             error = self.assertRaises(TokenUnavailableError, read, said, GRANT, 0.0)
             self.assertEqual((error.refusal.reason, error.retry_after), (Reason.TOKEN_UNAVAILABLE, pause))
 
-    def test_retry_after(self) -> None:
-        """Seconds or a date; never negative, and nothing from nonsense."""
-        now = 1_700_000_000.0
-        date = format_datetime(datetime.fromtimestamp(now + 90, UTC), usegmt=True)
-        past = format_datetime(datetime.fromtimestamp(now - 90, UTC), usegmt=True)
-        for value, seconds in (("120", 120), (" 1 ", 1), (date, 90), (past, 0), ("", 0), ("-1", 0), ("²", 0)):
-            self.assertEqual(retry_after(value, now), seconds)
-
-    @settings(deadline=None)
-    @given(st.text())
-    def test_any_retry_after(self, value: str) -> None:
-        """Any text is a pause."""
-        self.assertGreaterEqual(retry_after(value, 0.0), 0.0)
-
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -489,6 +473,12 @@ class TokenServiceTests(SynchronousTestCase):
             refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
             self.assertIn(words, refused.refusal.message)
             self.assertNotIn("canary", refused.refusal.message)
+
+    def test_host_that_rests(self) -> None:
+        """How long a host is left alone is known to who asked for a token."""
+        service = TokenService(lambda grant: Client(Failing(HostRestsError("login", 7.0)), self.clock), lambda: 0.0)
+        refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
+        self.assertEqual(refused.retry_after, 7.0)
 
     def test_deadline(self) -> None:
         """An endpoint that never answers is given up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -20,7 +20,7 @@ from tproxy.destinations.remote import OUTAGES, KeyRing, Remote
 from tproxy.destinations.store import Source, Store
 from tproxy.instances import DirectoryInstance, Instance, KeyInFile, KeyInFolder, KeyInSecret, KeyPlace, ServiceInstance
 from tproxy.interfaces import IKeySource
-from tproxy.model import Grant, Secret, Trust
+from tproxy.model import Secret, Trust
 from tproxy.net.http import Answer, Client, client
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def build(
             return Files(instance, rules, issuer, clock)
         patient = client_for(Trust(), instance.connect_seconds, instance.read_seconds)
         keys = _key_ring(instance, rules.http_token_hosts, secrets)
-        return Remote(
-            instance, keys, rules, issuer, patient.ask, tokens.put, clock, now, config.limits.stale_seconds
-        )
+        return Remote(instance, keys, rules, issuer, patient.ask, tokens.put, clock, now, config.limits.stale_seconds)
 
     return Store({each.name: source(each) for each in config.instances}, tokens, config.default_instance, clock)
 
@@ -99,5 +97,6 @@ def _key_ring(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Se
                     f"the instance {instance.name}: serviceCredentials.secretName: the Secret {name} can be read in a "
                     "cluster only; mount it, and name its folder with serviceCredentials.folder"
                 )
+
     private = None if instance.private_key is None else kept(instance.private_key)
     return KeyRing(instance.name, kept(instance.service_key), private, _whole(instance.service_key), http_hosts)

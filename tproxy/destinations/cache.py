@@ -1,61 +1,68 @@
-"""Tokens kept while they are good: asked for once for all who wait, renewed before they run out.
+"""What was fetched from outside, kept while it is good: asked for once for all who wait, renewed before it runs out.
 
-Times of day (when a token expires) come from the wall clock, durations (pauses, timers) from the
-monotonic one. An entry is keyed by its whole grant: another credential or another tenant's URL is another entry.
+Times of day (when a value expires) come from the wall clock, durations (pauses, timers) from the monotonic
+one. A key says all that a value depends on: with another credential, or for another tenant, it is another key.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Hashable
 from random import uniform
+from typing import Generic, TypeVar
 
 from attrs import Factory, define, frozen
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tproxy.destinations.oauth import Token
-from tproxy.model import Grant, Reason, Refusal, RefusedError, Secret, Stage
+from tproxy.destinations.pauses import SHORTEST_PAUSE, Jitter, pause
+from tproxy.model import Reason, Refusal, RefusedError, Stage
 
 CAPACITY = 10_000
-"""How many tokens are kept; the one not used for longest goes first."""
+"""How many values are kept; the one not used for longest goes first."""
 
-FRESH = 0.9
-"""The part of a token's life in which it is handed out without asking."""
-
-REFRESH = (0.75, 0.9)
-"""Between which parts of its life a token in use is renewed in the background."""
-
-SHORTEST_PAUSE, FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0, 30.0
-"""Pauses after failures, in seconds: never less, after the first one, never more of our own accord."""
-
-LONGEST_RETRY_AFTER = 3600.0
-"""The longest pause that an endpoint gets by asking for it, in seconds."""
+REFRESH = (0.8, 1.0)
+"""Between which parts of the time in which it is fresh a value in use is renewed in the background."""
 
 RENEWAL_PACE = 10.0
-"""How far apart renewals of refused tokens are, for one grant, in seconds."""
+"""How far apart renewals of refused values are, for one key, in seconds."""
 
-Jitter = Callable[[float, float], float]
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
 log = Logger()
 
 
 @frozen
-class Issued:
-    """A token to use now; `cached` says that it was not fetched for this call."""
+class Fetched(Generic[V]):
+    """What a fetch brings; both times are seconds from when it was asked for.
 
-    token: Secret
+    While it is `fresh`, the value is handed out without asking again, and while it is `valid` (as long, or
+    longer) during an outage.
+    """
+
+    value: V
+    fresh: float
+    valid: float
+
+
+@frozen
+class Cached(Generic[V]):
+    """A value to use now; `cached` says that it was not fetched for this call."""
+
+    value: V
     cached: bool
 
 
 @frozen
-class _Held:
-    """A token with the times of day at which it stops being fresh and being valid."""
+class _Held(Generic[V]):
+    """A value with the times of day at which it stops being fresh and being valid."""
 
-    token: Secret
+    value: V
     fresh_until: float
-    expires: float
+    valid_until: float
 
 
 @frozen
@@ -68,117 +75,178 @@ class _Pause:
 
 
 @define(eq=False)
-class _Flight:
-    """A request that is under way since `asked` (wall clock), and who waits for it."""
+class _Flight(Generic[V]):
+    """A fetch that is under way since `asked` (wall clock), and who waits for it."""
 
     asked: float
-    waiters: list[Deferred[Issued]] = Factory(list)
-    request: Deferred[None] | None = None
+    waiters: list[Deferred[Cached[V]]] = Factory(list)
 
 
 @define(eq=False)
-class _Entry:
-    held: _Held | None = None
+class _Entry(Generic[V]):
+    fetch: Callable[[], Deferred[Fetched[V]]] | None = None
+    held: _Held[V] | None = None
     pause: _Pause | None = None
-    flight: _Flight | None = None
+    flight: _Flight[V] | None = None
     timer: IDelayedCall | None = None
     uses: int = 0
     renewable: float = float("-inf")
 
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
-class TokenCache:
-    """The tokens of all destinations.
+    def release(self) -> None:
+        """Nothing comes into this entry any more; a flight under way still serves who waits for it."""
+        self.disarm()
+        self.flight = None
 
-    @param fetch: one request to a token endpoint
+
+class Cache(Generic[K, V]):
+    """Values of one kind, bounded in number.
+
+    A fetch fails with L{RefusedError}; anything else is taken for an error of ours.
+
     @param clock: monotonic
     @param now: the wall clock, seconds since the epoch
+    @param what: one such value, in the words of the log
+    @param outages: the reasons of failures that say nothing about a value, so that what is held is served on
+        while it is valid; a failure for any other reason is an answer, and ends its use
+    @param changed: is told the key when a fetch brought another value than the one held, or an answer ended its use
     @param jitter: a number between two numbers
     """
 
     def __init__(
         self,
-        fetch: Callable[[Grant], Deferred[Token]],
         clock: IReactorTime,
         now: Callable[[], float],
+        *,
+        what: str,
+        outages: Container[Reason],
+        changed: Callable[[K], None] = lambda key: None,
         jitter: Jitter = uniform,
         capacity: int = CAPACITY,
     ) -> None:
-        self._fetch = fetch
         self._clock = clock
         self._now = now
+        self._what = what
+        self._outages = outages
+        self._changed = changed
         self._jitter = jitter
         self._capacity = capacity
-        self._entries: OrderedDict[Grant, _Entry] = OrderedDict()
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
+        self._requests: set[Deferred[None]] = set()
 
-    def get(self, grant: Grant) -> Deferred[Issued]:
-        """A valid token; fails with L{RefusedError}. Cancelling concerns this waiter alone."""
-        entry = self._entry(grant)
+    def get(self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], once: bool = False) -> Deferred[Cached[V]]:
+        """A value that may be used; fails with L{RefusedError}. Cancelling concerns this waiter alone.
+
+        @param fetch: asks for the value, now where need be, and later to renew it, unless it works only `once`
+        """
+        entry = self._entry(key)
+        entry.fetch = None if once else fetch
         entry.uses += 1
-        now = self._now()
-        if entry.held is not None and now < entry.held.fresh_until:
-            return succeed(Issued(entry.held.token, cached=True))
-        if entry.flight is None and entry.pause is not None and self._clock.seconds() < entry.pause.until:
-            if entry.held is not None and now < entry.held.expires:
-                return succeed(Issued(entry.held.token, cached=True))
-            return fail(RefusedError(entry.pause.refusal))
-        waiter: Deferred[Issued] = Deferred()
+        now, held = self._now(), entry.held
+        if held is not None and now < held.fresh_until:
+            return succeed(Cached(held.value, cached=True))
+        if entry.pause is not None and (entry.flight is not None or self._clock.seconds() < entry.pause.until):
+            if held is not None and now < held.valid_until:
+                return succeed(Cached(held.value, cached=True))
+            if entry.flight is None:
+                return fail(RefusedError(entry.pause.refusal))
+        waiter: Deferred[Cached[V]] = Deferred()
         if entry.flight is not None:
             entry.flight.waiters.append(waiter)
         else:
-            self._ask(grant, entry, waiter)
+            self._ask(key, entry, fetch, waiter)
         return waiter
 
-    def renew(self, grant: Grant, refused: Secret) -> Deferred[Secret | None]:
-        """Another token than the one that a mail server refused; None where there is none for now."""
-        entry = self._entry(grant)
-        if entry.held is not None and entry.held.token == refused:
+    def peek(self, key: K) -> V | None:
+        """The value while it is fresh; nothing is asked."""
+        entry = self._entries.get(key)
+        if entry is None or entry.held is None or self._now() >= entry.held.fresh_until:
+            return None
+        self._entries.move_to_end(key)
+        entry.uses += 1
+        return entry.held.value
+
+    def put(self, key: K, fetched: Fetched[V]) -> None:
+        """Keep a value that came along with something else, just now."""
+        self._hold(self._entry(key), key, fetched, self._now())
+
+    def drop(self, key: K) -> None:
+        """Hand out what is held no more; who waits for a fetch under way still gets its outcome, and nobody else."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.held = None
+            entry.release()
+
+    def renew(
+        self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], refused: Callable[[V], bool]
+    ) -> Deferred[V | None]:
+        """Another value than the one that was refused elsewhere; None where there is none for now.
+
+        @param refused: tells the refused value
+        """
+        entry = self._entry(key)
+        if entry.held is not None and refused(entry.held.value):
             now = self._clock.seconds()
             if now < entry.renewable:
                 return succeed(None)
             entry.renewable = now + RENEWAL_PACE
             entry.held = None
-        return self.get(grant).addCallback(lambda issued: None if issued.token == refused else issued.token)
+        return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
     def stop(self) -> None:
         """Forgets everything and ends what is under way."""
         while self._entries:
-            _, entry = self._entries.popitem()
-            _disarm(entry)
-            if entry.flight is not None and entry.flight.request is not None:
-                entry.flight.request.cancel()
+            self._entries.popitem()[1].release()
+        for request in list(self._requests):
+            request.cancel()
 
-    def _entry(self, grant: Grant) -> _Entry:
-        entry = self._entries.setdefault(grant, _Entry())
-        self._entries.move_to_end(grant)
+    def _entry(self, key: K) -> _Entry[V]:
+        entry = self._entries.setdefault(key, _Entry())
+        self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
-            _disarm(self._entries.popitem(last=False)[1])
+            self._entries.popitem(last=False)[1].release()
         return entry
 
-    def _ask(self, grant: Grant, entry: _Entry, *waiters: Deferred[Issued]) -> None:
+    def _ask(
+        self, key: K, entry: _Entry[V], fetch: Callable[[], Deferred[Fetched[V]]], *waiters: Deferred[Cached[V]]
+    ) -> None:
         flight = entry.flight = _Flight(self._now(), list(waiters))
-        _disarm(entry)
+        entry.disarm()
 
-        def arrived(token: Token) -> None:
-            entry.flight, entry.pause, entry.uses = None, None, 0
-            entry.held = _Held(token.value, flight.asked + FRESH * token.seconds, expires=flight.asked + token.seconds)
-            self._arm(grant, entry, token.seconds * self._jitter(*REFRESH))
+        def lands() -> bool:
+            if entry.flight is not flight:
+                return False
+            entry.flight = None
+            return True
+
+        def arrived(fetched: Fetched[V]) -> None:
+            before, landed = entry.held, lands()
+            if landed:
+                self._hold(entry, key, fetched, flight.asked)
             for waiter in flight.waiters:
-                waiter.callback(Issued(token.value, cached=False))
+                waiter.callback(Cached(fetched.value, cached=False))
+            if landed and before is not None and before.value != fetched.value:
+                self._changed(key)
 
         def failed(failure: Failure) -> None:
-            entry.flight = None
-            refusal = _refusal(failure)
+            before, landed = entry.held, lands()
+            refusal = self._refusal(failure)
             failures = entry.pause.failures + 1 if entry.pause is not None else 1
             seconds = pause(failures, getattr(failure.value, "retry_after", 0.0), self._jitter)
             entry.pause = _Pause(refusal, self._clock.seconds() + seconds, failures)
-            outage = refusal.reason is Reason.TOKEN_UNAVAILABLE
-            if outage and entry.held is not None and self._now() < entry.held.expires:
-                self._arm(grant, entry, seconds)
-            else:
-                entry.held = None
+            outage = refusal.reason in self._outages
+            stale = before if outage and before is not None and self._now() < before.valid_until else None
+            if landed:
+                entry.held = stale
+                if stale is not None:
+                    self._arm(entry, key, seconds)
             log.warn(
-                "no token: {message}",
-                event="token.failed",
+                f"no {self._what}: {{message}}",
+                event=f"{self._what.replace(' ', '-')}.failed",
                 stage=refusal.stage,
                 reason=refusal.reason,
                 message=refusal.message,
@@ -186,40 +254,39 @@ class TokenCache:
                 seconds=seconds,
             )
             for waiter in flight.waiters:
-                if entry.held is not None:
-                    waiter.callback(Issued(entry.held.token, cached=True))
+                if stale is not None:
+                    waiter.callback(Cached(stale.value, cached=True))
                 else:
                     waiter.errback(RefusedError(refusal))
+            if landed and before is not None and not outage:
+                self._changed(key)
 
-        flight.request = self._fetch(grant).addCallbacks(arrived, failed)
+        def ended(result: T) -> T:
+            self._requests.discard(request)
+            return result
 
-    def _arm(self, grant: Grant, entry: _Entry, seconds: float) -> None:
-        """Renews in the background after `seconds`, if the token was used in the meantime."""
-        if self._entries.get(grant) is not entry:
-            return
+        request: Deferred[None] = maybeDeferred(fetch).addCallbacks(arrived, failed)
+        self._requests.add(request)
+        request.addBoth(ended)
+
+    def _hold(self, entry: _Entry[V], key: K, fetched: Fetched[V], asked: float) -> None:
+        entry.pause, entry.uses = None, 0
+        entry.held = _Held(fetched.value, asked + fetched.fresh, asked + fetched.valid)
+        self._arm(entry, key, asked + fetched.fresh * self._jitter(*REFRESH) - self._now())
+
+    def _arm(self, entry: _Entry[V], key: K, seconds: float) -> None:
+        """Renews in the background after `seconds`, if the value was used in the meantime."""
 
         def due() -> None:
             entry.timer = None
-            if entry.uses and entry.flight is None:
-                self._ask(grant, entry)
+            if entry.uses and entry.flight is None and entry.fetch is not None:
+                self._ask(key, entry, entry.fetch)
 
+        entry.disarm()
         entry.timer = self._clock.callLater(max(SHORTEST_PAUSE, seconds), due)
 
-
-def pause(failures: int, retry_after: float, jitter: Jitter) -> float:
-    """How long to leave an endpoint alone after so many failures in a row, in seconds."""
-    own = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16))
-    return max(SHORTEST_PAUSE, own * jitter(0.5, 1.0), min(retry_after, LONGEST_RETRY_AFTER))
-
-
-def _disarm(entry: _Entry) -> None:
-    if entry.timer is not None:
-        entry.timer.cancel()
-        entry.timer = None
-
-
-def _refusal(failure: Failure) -> Refusal:
-    if isinstance(failure.value, RefusedError):
-        return failure.value.refusal
-    name = type(failure.value).__name__
-    return Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, f"asking for a token failed with {name}", "report this")
+    def _refusal(self, failure: Failure) -> Refusal:
+        if isinstance(failure.value, RefusedError):
+            return failure.value.refusal
+        message = f"asking for a {self._what} failed with {type(failure.value).__name__}"
+        return Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, message, "report this")

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tproxy import document
 from tproxy.destinations.cache import Cached, Fetched
 from tproxy.destinations.directory import Directory
-from tproxy.destinations.oauth import TokenService, kept
+from tproxy.destinations.oauth import TokenService, cacheable
 from tproxy.destinations.warnings import Warnings
 from tproxy.instances import DirectoryInstance
 from tproxy.model import (
@@ -94,7 +94,7 @@ class Files:
 
     def token(self, request: DestinationRequest, grant: Grant) -> Deferred[Fetched[Secret]]:
         """A token, from where the document says."""
-        return self._issuer.fetch(grant).addCallback(kept)
+        return self._issuer.fetch(grant).addCallback(cacheable)
 
     def _refresh(self) -> None:
         if self._directory.refresh():

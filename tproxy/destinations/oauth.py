@@ -11,7 +11,6 @@ import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from html import escape, unescape
 from math import isfinite
 from typing import NoReturn
@@ -20,6 +19,8 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
+from tproxy.destinations.cache import Fetched
+from tproxy.destinations.pauses import retry_after
 from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
 from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
 
@@ -28,6 +29,9 @@ DEFAULT_LIFE = 300.0
 
 LONGEST_LIFE = 24 * 3600.0
 """What a longer life is cut to, in seconds."""
+
+FRESH = 0.9
+"""The part of a token's life in which it is handed out without asking."""
 
 QUOTE_LIMIT = 200
 """How much of the endpoint's own words is passed on, in characters."""
@@ -52,6 +56,11 @@ class Token:
 
     value: Secret
     seconds: float = DEFAULT_LIFE
+
+
+def cacheable(token: Token) -> Fetched[Secret]:
+    """A token as it is cached: fresh for most of its life, valid for all of it."""
+    return Fetched(token.value, FRESH * token.seconds, token.seconds)
 
 
 class TokenRefusedError(RefusedError):
@@ -106,7 +115,11 @@ class TokenService:
                 "POST", wanted.url, headers=wanted.headers, queries=wanted.queries, form=wanted.form
             )
         except RefusedError as error:
-            _unavailable(f"{host} is out of reach: {error.refusal.message}", error.refusal.remedy)
+            _unavailable(
+                f"{host} is out of reach: {error.refusal.message}",
+                error.refusal.remedy,
+                getattr(error, "retry_after", 0.0),
+            )
         except Exception as error:
             _unavailable(f"{host} {_fault(error)}")
         return read(answer, grant, self._now())
@@ -197,17 +210,6 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
 def _remedy(error: str, grant: Grant) -> str:
     remedies = _REMEDIES if grant.offered is None else {**_REMEDIES, "invalid_grant": _STALE}
     return remedies.get(error, "correct the destination").format(grant.kind.replace("_", " "))
-
-
-def retry_after(value: str, now: float) -> float:
-    """The pause of a `Retry-After` header (RFC 9110, section 10.2.3) in seconds; 0 where there is none."""
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:10])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _fields(answer: Answer) -> dict[str, object]:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from tproxy import document
 from tproxy.destinations.cache import Cache, Cached, Fetched
 from tproxy.destinations.keys import ServiceKey, service_key
-from tproxy.destinations.oauth import Token, TokenService, kept
+from tproxy.destinations.oauth import Token, TokenService, cacheable
 from tproxy.destinations.service import Ask, AuthToken, DestinationService
 from tproxy.destinations.warnings import Warnings
 from tproxy.instances import ServiceInstance
@@ -207,7 +207,7 @@ class Remote:
         if not grant.url or (said and grant.kind is not GrantKind.CLIENT_CREDENTIALS):
             raise RefusedError(_no_token(said))
         try:
-            return kept(await self._issuer.fetch(grant))
+            return cacheable(await self._issuer.fetch(grant))
         except RefusedError as error:
             if not said:
                 raise
@@ -215,7 +215,7 @@ class Remote:
             raise RefusedError(evolve(error.refusal, message=message)) from None
 
     def _service_token(self, grant: Grant) -> Deferred[Secret]:
-        asked = self._service_tokens.get(grant, lambda: self._issuer.fetch(grant).addCallback(kept))
+        asked = self._service_tokens.get(grant, lambda: self._issuer.fetch(grant).addCallback(cacheable))
         return asked.addCallback(lambda cached: cached.value)
 
     def _forget(self, grant: Grant, token: Secret) -> None:
@@ -227,7 +227,7 @@ def usable(tokens: tuple[AuthToken, ...]) -> Fetched[Secret] | None:
     """The first token that can be used."""
     for each in tokens:
         if not each.error:
-            return kept(Token(each.value, each.seconds))
+            return cacheable(Token(each.value, each.seconds))
     return None
 
 

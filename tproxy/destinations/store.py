@@ -21,6 +21,7 @@ from tproxy.model import (
     Destination,
     DestinationRequest,
     Grant,
+    GrantKind,
     NoCredential,
     Offered,
     Password,
@@ -147,6 +148,8 @@ class Store(Service):
         now = await source.look_again(request, before)
         destination = before if now is None else now
         match _login(destination, offered), refused:
+            case Grant(kind=GrantKind.AUTHORIZATION_CODE), _:
+                return None
             case Grant() as grant, Bearer(token=token):
                 key = source.key(request, grant)
                 fresh = await self._tokens.renew(key, lambda: source.token(request, grant), token.__eq__)
@@ -161,7 +164,11 @@ class Store(Service):
         match _login(destination, offered):
             case Grant() as grant:
                 user = _user(destination, offered)
-                issued = await self._tokens.get(source.key(request, grant), lambda: source.token(request, grant))
+                issued = await self._tokens.get(
+                    source.key(request, grant),
+                    lambda: source.token(request, grant),
+                    once=grant.kind is GrantKind.AUTHORIZATION_CODE,
+                )
                 return Resolution(destination, Bearer(user, issued.value), looked.cached or issued.cached)
             case credential:
                 return Resolution(destination, credential, looked.cached)
