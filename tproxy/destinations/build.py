@@ -14,9 +14,9 @@ from tproxy.config import Config, ConfigError
 from tproxy.destinations.cache import Cache
 from tproxy.destinations.circuits import Circuits
 from tproxy.destinations.files import Files
-from tproxy.destinations.keys import KeyFile, KeyFolder
+from tproxy.destinations.keys import KeyFile, KeyFolder, ServiceKey, private_key, service_key
 from tproxy.destinations.oauth import TokenService
-from tproxy.destinations.remote import OUTAGES, KeyRing, Remote
+from tproxy.destinations.remote import OUTAGES, Remote
 from tproxy.destinations.store import Source, Store
 from tproxy.instances import DirectoryInstance, Instance, KeyInFile, KeyInFolder, KeyInSecret, KeyPlace, ServiceInstance
 from tproxy.interfaces import IKeySource
@@ -83,20 +83,25 @@ def build(
     return Store({each.name: source(each) for each in config.instances}, tokens, config.default_instance, clock)
 
 
-def _key_ring(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secrets | None) -> KeyRing:
-    def kept(place: KeyPlace) -> IKeySource:
+def _reader(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secrets | None) -> Callable[[], ServiceKey]:
+    """What reads the service key of an instance, with the private key that is kept elsewhere."""
+
+    def source(place: KeyPlace) -> tuple[IKeySource, str]:
         match place:
             case KeyInFile(path):
-                return KeyFile(path)
-            case KeyInFolder(path):
-                return KeyFolder(path)
-            case KeyInSecret() if secrets is not None:
-                return secrets(place)
+                return KeyFile(path), ""
+            case KeyInFolder(path, entry):
+                return KeyFolder(path), entry
+            case KeyInSecret(key=entry) if secrets is not None:
+                return secrets(place), entry
             case KeyInSecret(name):
                 raise ConfigError(
                     f"the instance {instance.name}: serviceCredentials.secretName: the Secret {name} can be read in a "
                     "cluster only; mount it, and name its folder with serviceCredentials.folder"
                 )
 
-    private = None if instance.private_key is None else kept(instance.private_key)
-    return KeyRing(instance.name, kept(instance.service_key), private, _whole(instance.service_key), http_hosts)
+    key, entry = source(instance.service_key)
+    if instance.private_key is None:
+        return lambda: service_key(key.read(), entry, http_hosts=http_hosts)
+    private, private_entry = source(instance.private_key)
+    return lambda: service_key(key.read(), entry, private_key(private.read(), private_entry), http_hosts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
+from typing import cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -11,24 +12,25 @@ from twisted.logger import Logger
 
 from tproxy import document
 from tproxy.destinations.cache import Cache, Cached, Fetched
-from tproxy.destinations.keys import ServiceKey, service_key
+from tproxy.destinations.keys import ServiceKey
 from tproxy.destinations.oauth import Token, TokenService, cacheable
-from tproxy.destinations.service import Ask, AuthToken, DestinationService
+from tproxy.destinations.service import AuthToken, DestinationService
 from tproxy.destinations.warnings import Warnings
 from tproxy.instances import ServiceInstance
-from tproxy.interfaces import IKeySource
 from tproxy.model import (
     Code,
     Destination,
     DestinationRequest,
     Grant,
     GrantKind,
+    Offered,
     Reason,
     Refusal,
     RefusedError,
     Secret,
     Stage,
 )
+from tproxy.net.http import Answer
 
 FRESH_SECONDS = 120.0
 """How long a destination is used without asking for it again."""
@@ -43,42 +45,27 @@ class KeyRing:
     """The service key of one instance, as it is kept now; a broken one leaves the last good one in force.
 
     @param name: the instance's
-    @param whole: which entry holds the whole key, where that has to be said
+    @param read: reads the key as it is kept; raises RefusedError
     """
 
-    def __init__(
-        self,
-        name: str,
-        source: IKeySource,
-        private: IKeySource | None,
-        whole: str,
-        http_hosts: frozenset[str],
-    ) -> None:
+    def __init__(self, name: str, read: Callable[[], ServiceKey]) -> None:
         self._name = name
-        self._sources = tuple(each for each in (source, private) if each is not None)
-        self._whole = whole
-        self._http_hosts = http_hosts
-        self._seen: tuple[Mapping[str, bytes], ...] = ()
-        self._fault: Refusal | None = None
+        self._read = read
         self._key: ServiceKey | None = None
+        self._fault: Refusal | None = None
         self.refresh()
 
     @property
     def key(self) -> ServiceKey:
         """The key to use now. Raises `RefusedError`."""
-        if self._key is None:
-            assert self._fault is not None  # noqa: S101
-            raise RefusedError(self._fault)
-        return self._key
+        if self._key is not None:
+            return self._key
+        raise RefusedError(cast(Refusal, self._fault))
 
     def refresh(self) -> None:
         """Look whether another key is kept now."""
         try:
-            seen = tuple(source.read() for source in self._sources)
-            if seen == self._seen:
-                return
-            self._seen = seen
-            key = service_key(*seen, whole=self._whole, http_hosts=self._http_hosts)
+            key = self._read()
         except RefusedError as error:
             self._broken(error.refusal)
             return
@@ -87,12 +74,13 @@ class KeyRing:
         self._key, self._fault = key, None
 
     def _broken(self, refusal: Refusal) -> None:
-        refusal = evolve(refusal, message=f"the service key of the instance {self._name}: {refusal.message}")
         if refusal != self._fault:
-            after = "; the last good key stays in force" if self._key is not None else ""
             log.error(
-                "{message}" + after,
+                "instance {key}: {message}; the last good one stays in force"
+                if self._key is not None
+                else "instance {key}: {message}",
                 event="key.broken",
+                key=self._name,
                 reason=refusal.reason,
                 message=refusal.message,
                 remedy=refusal.remedy,
@@ -104,7 +92,7 @@ class Remote:
     """The destinations of one instance of the Destination service.
 
     @param issuer: runs grants at token endpoints
-    @param ask: one request over HTTP
+    @param ask: one request over HTTP, as L{DestinationService} wants it
     @param bring: keeps a token that came along with a destination, under the key of `key`
     @param clock: monotonic
     @param now: the wall clock, seconds since the epoch
@@ -117,7 +105,7 @@ class Remote:
         keys: KeyRing,
         rules: document.Rules,
         issuer: TokenService,
-        ask: Ask,
+        ask: Callable[..., Deferred[Answer]],
         bring: Callable[[Hashable, Fetched[Secret]], None],
         clock: IReactorTime,
         now: Callable[[], float],
@@ -198,7 +186,7 @@ class Remote:
         return Fetched(destination, FRESH_SECONDS, self._valid)
 
     async def _token(self, request: DestinationRequest, grant: Grant) -> Fetched[Secret]:
-        offer = None if grant.offered is None else (grant.kind, grant.offered)
+        offer = None if grant.offered is None else (grant.kind, Offered("", grant.offered))
         found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
         token = usable(found.tokens)
         if token is not None:
