@@ -79,6 +79,11 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(sent.headers, {"accept": "application/json"})
         self.assertEqual(sent.url, URL)
 
+    def test_without_a_secret(self) -> None:
+        """A client that shows a certificate instead only names itself."""
+        sent = request(evolve(GRANT, client_secret=Secret("")))
+        self.assertEqual(sent.form, (("grant_type", "client_credentials"), ("client_id", "client")))
+
     def test_in_the_header(self) -> None:
         """addClientCredentialsInBody=false: HTTP Basic, and nothing of them in the body."""
         sent = request(evolve(GRANT, credentials_in_body=False))
@@ -197,6 +202,7 @@ class ReadTests(SynchronousTestCase):
             (answer(503, b"", Retry_After="Thu, 01 Jan 1970 00:00:30 GMT"), 30),
             (answer(500, b"", Retry_After="never"), 0),
             (answer(400, {"error": "temporarily_unavailable"}), 0),
+            (answer(404, b"", X_Cf_RouterError="unknown_route", Retry_After="3"), 3),
         ):
             error = self.assertRaises(TokenUnavailableError, read, said, GRANT, 0.0)
             self.assertEqual((error.refusal.reason, error.retry_after), (Reason.TOKEN_UNAVAILABLE, pause))

@@ -116,7 +116,9 @@ def request(grant: Grant) -> TokenRequest:
     """
     form = [("grant_type", "client_credentials")]
     if grant.credentials_in_body:
-        form += [("client_id", grant.client_id), ("client_secret", grant.client_secret.reveal())]
+        form.append(("client_id", grant.client_id))
+        if grant.client_secret.reveal():
+            form.append(("client_secret", grant.client_secret.reveal()))
     if grant.scope:
         form.append(("scope", grant.scope))
     headers = {"accept": "application/json"}
@@ -147,7 +149,8 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     error = fields.get("error")
     if answer.status == 200 and error is None:
         return _token(host, fields)
-    if answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
+    router = answer.header("x-cf-routererror")
+    if router or answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
         _unavailable(
             f"{host} cannot answer now (HTTP {answer.status}{_quoted(fields, grant)})",
             "wait, or look at the provider's status page",
