@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 import tproxy.protocols
 from tproxy.config import Config, ConfigError, PathKind, parse, paths
+from tproxy.destinations.build import build
 from tproxy.destinations.store import Store
 from tproxy.document import Rules
 from tproxy.interfaces import IProtocolPlugin
@@ -137,4 +138,4 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
         provider_subdomain=config.provider_subdomain,
         is_loopback=guard.loopback,
     )
-    return Parts(config, clock, plugins, trust, connector, Store(config, rules, connector, clock, time.time))
+    return Parts(config, clock, plugins, trust, connector, build(config, rules, connector, clock, time.time))

@@ -267,6 +267,7 @@ class ReadTests(SynchronousTestCase):
             (answer(503, b"", Retry_After="Thu, 01 Jan 1970 00:00:30 GMT"), 30),
             (answer(500, b"", Retry_After="never"), 0),
             (answer(400, {"error": "temporarily_unavailable"}), 0),
+            (answer(404, b"", X_Cf_RouterError="unknown_route", Retry_After="3"), 3),
         ):
             error = self.assertRaises(TokenUnavailableError, read, said, GRANT, 0.0)
             self.assertEqual((error.refusal.reason, error.retry_after), (Reason.TOKEN_UNAVAILABLE, pause))
@@ -396,7 +397,7 @@ class TokenServiceTests(SynchronousTestCase):
         self.clock = Clock()
         self.endpoint = TokenEndpoint(self.clock)
         agent = RequestTraversalAgent(self.endpoint)
-        self.service = TokenService(lambda grant: Client(agent, self.clock), lambda: 0.0)
+        self.service = TokenService(lambda grant: Client(agent, self.clock).ask, lambda: 0.0)
 
     def test_both_ways_of_authentication(self) -> None:
         """The endpoint knows the client by body or by header."""
@@ -469,14 +470,14 @@ class TokenServiceTests(SynchronousTestCase):
             (ResponseFailed([Failure(ValueError("canary"))]), "broke HTTP (ValueError)"),
         ):
             agent = Failing(error)
-            service = TokenService(lambda grant, agent=agent: Client(agent, self.clock), lambda: 0.0)
+            service = TokenService(lambda grant, agent=agent: Client(agent, self.clock).ask, lambda: 0.0)
             refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
             self.assertIn(words, refused.refusal.message)
             self.assertNotIn("canary", refused.refusal.message)
 
     def test_host_that_rests(self) -> None:
         """How long a host is left alone is known to who asked for a token."""
-        service = TokenService(lambda grant: Client(Failing(HostRestsError("login", 7.0)), self.clock), lambda: 0.0)
+        service = TokenService(lambda grant: Client(Failing(HostRestsError("login", 7.0)), self.clock).ask, lambda: 0.0)
         refused = self.failureResultOf(service.fetch(GRANT), TokenUnavailableError).value
         self.assertEqual(refused.retry_after, 7.0)
 
@@ -492,7 +493,7 @@ class TokenServiceTests(SynchronousTestCase):
 
         agent = Silent()
         verifyObject(IAgent, agent)
-        fetched = TokenService(lambda grant: Client(agent, self.clock), lambda: 0.0).fetch(GRANT)
+        fetched = TokenService(lambda grant: Client(agent, self.clock).ask, lambda: 0.0).fetch(GRANT)
         self.clock.advance(29)
         self.assertNoResult(fetched)
         self.clock.advance(2)

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from tproxy.config import Config, Local
+from tproxy.destinations.build import build
 from tproxy.destinations.store import Store
 from tproxy.document import Rules
 from tproxy.instances import DirectoryInstance
@@ -77,7 +78,7 @@ class StoreTests(SynchronousTestCase):
 
     def store(self, default: str = "local") -> Store:
         connector: Any = None
-        return Store(config(self.directory, default), RULES, connector, self.clock, self.clock.seconds)
+        return build(config(self.directory, default), RULES, connector, self.clock, self.clock.seconds)
 
     def refusal(self, deferred: Deferred[Any]) -> Any:
         return self.failureResultOf(deferred, RefusedError).value.refusal
@@ -133,7 +134,7 @@ class StoreTests(SynchronousTestCase):
         acme = DestinationRequest("", "mail", Tenant("acme"))
 
         def answers() -> list[Any]:
-            store.refresh()
+            store.poll()
             found = [self.successResultOf(store.describe(request)) for request in (MAIL, acme)]
             return [(each.user, *map(str.strip, each.route.trust.authorities)) for each in found]
 
@@ -146,7 +147,7 @@ class StoreTests(SynchronousTestCase):
         answers()  # gone when it is missing twice
         self.assertEqual(answers(), [("anna", authorities[1].strip())] * 2)
         write(file, BASIC | {"TrustStoreLocation": "own.pem", "mail.imap4s.auth": 1})
-        store.refresh()
+        store.poll()
         self.assertIn("mail.imap4s.auth", self.refusal(store.resolve(MAIL)).message)
 
     def test_gone(self) -> None:
@@ -236,7 +237,7 @@ class StoreTests(SynchronousTestCase):
         store = self.store()
         for value in ("false", "false", "true", "false"):
             write(self.directory / "mail.json", BASIC | {"mail.imap4s.auth": value})
-            store.refresh()
+            store.poll()
             self.successResultOf(store.describe(MAIL))
         self.assertEqual([e["destination"] for e in told if e.get("event") == "document.warning"], ["mail", "mail"])
 
@@ -260,7 +261,7 @@ class TokenStoreTests(TestCase):
         write(self.directory / "mail.json", document)
         guard = Guard([ip_network("127.0.0.0/8")])
         connector = Connector(reactor, Resolver(reactor, guard), TrustStore(None))
-        store = Store(config(self.directory), RULES, connector, reactor, reactor.seconds)
+        store = build(config(self.directory), RULES, connector, reactor, reactor.seconds)
         self.addCleanup(store.stopService)
         return store
 

@@ -8,15 +8,21 @@ from pathlib import Path
 from socket import socket, socketpair
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from OpenSSL import SSL, crypto
 from twisted.internet.error import ConnectionLost
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.config import ConfigError
-from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
+from tproxy.model import Code, Identity, Reason, Refusal, RefusedError, Secret, Stage, Trust
 from tproxy.net.trust import (
     CONTEXT_LIMIT,
     AuthoritiesError,
@@ -430,6 +436,89 @@ class TrustTests(SynchronousTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
         return ours
+
+
+class MutualTests(SynchronousTestCase):
+    """A client that shows a certificate of its own."""
+
+    def setUp(self) -> None:
+        self.root = Authority.create("Example Root")
+        self.client = self.root.subordinate("Example Issuing").subordinate("tproxy")
+        self.store = TrustStore(None, no_system)
+
+    def demanding(self) -> SSL.Context:
+        """A server that believes clients whose chain leads to the root alone."""
+        context = self.root.issue(HOST).server_context()
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *found: bool(found[-1]))
+        store = context.get_cert_store()
+        assert store is not None
+        store.add_cert(crypto.X509.from_cryptography(self.root.certificate))
+        return context
+
+    def shown(self, identity: Identity | None) -> x509.Certificate | None:
+        """What the server saw and believed of the client, after a word of the client arrived."""
+        tls = self.store.client(Trust((self.root.pem,), identity=identity), HOST)
+        conversation = Conversation(self, tls, self.demanding())
+        self.assertIsInstance(conversation.shake_hands(), Peer)
+        conversation.client.send(b"hello")
+        assert conversation.server is not None
+        if conversation.received() != b"hello":
+            return None
+        return conversation.server.get_peer_certificate(as_cryptography=True)
+
+    def test_shown(self) -> None:
+        """A server that demands a certificate gets it, with the chain that it lacks."""
+        identity = Identity(self.client.chain_pem, Secret(self.client.key_pem))
+        self.assertEqual(self.shown(identity), self.client.certificate)
+        alone = Identity(self.client.pem, Secret(self.client.key_pem))
+        self.assertIsNone(self.shown(alone))
+        self.assertIsNone(self.shown(None))
+
+    def test_unusable(self) -> None:
+        """An identity that cannot be used is refused before there is a connection, in words without the key."""
+        good, key = self.client.chain_pem, self.client.key_pem
+        locked = self.client.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+        odd = x25519.X25519PrivateKey.generate()
+        now, name = datetime.now(UTC), self.root.certificate.subject
+        odd_pem = (
+            x509.CertificateBuilder(name, name, odd.public_key(), 7, now, now + DAY)
+            .sign(self.root.key, SHA256())
+            .public_bytes(Encoding.PEM)
+            .decode()
+        )
+        odd_key = odd.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        for certificates, secret, words in (
+            ("", key, "certificate cannot be read"),
+            ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", key, "certificate cannot be read"),
+            (good + "-----BEGIN CERTIFICATE-----\nx\n", key, "certificate cannot be read"),
+            ("\ud800", key, "certificate cannot be read"),
+            (good, "", "key cannot be read"),
+            (good, "\ud800", "key cannot be read"),
+            (good, good, "key cannot be read"),
+            (good, locked.decode(), "key cannot be read"),
+            (good, Authority.create().key_pem, "not that of the first certificate"),
+            (self.root.pem + good, key, "not that of the first certificate"),
+            (odd_pem, odd_key, "too weak"),
+        ):
+            trust = Trust(identity=Identity(certificates, Secret(secret)))
+            error = self.assertRaises(RefusedError, self.store.client, trust, HOST)
+            refusal = error.refusal
+            self.assertIn(words, refusal.message)
+            self.assertEqual(
+                (refusal.stage, refusal.reason, refusal.code),
+                (Stage.RESOLVE, Reason.SERVICE_KEY_INVALID, Code.CONTACT_ADMIN),
+            )
+            self.assertTrue(refusal.remedy)
+            self.assertIsNone(error.__cause__)
+            self.assertTrue(error.__suppress_context__)
+
+    def test_contexts_are_apart(self) -> None:
+        """What one identity shows, another trust does not."""
+        identity = Identity(self.client.chain_pem, Secret(self.client.key_pem))
+        other = self.root.subordinate("other")
+        self.assertEqual(self.shown(identity), self.client.certificate)
+        self.assertEqual(self.shown(Identity(other.chain_pem, Secret(other.key_pem))), other.certificate)
+        self.assertIsNone(self.shown(None))
 
 
 class Refreshing(SynchronousTestCase):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -16,29 +16,23 @@ from tproxy.destinations.circuits import Circuits
 from tproxy.destinations.files import Files
 from tproxy.destinations.keys import KeyFile, KeyFolder, ServiceKey, private_key, service_key
 from tproxy.destinations.oauth import TokenService
-from tproxy.destinations.remote import OUTAGES, Remote
+from tproxy.destinations.remote import OUTAGES, KeyRing, Remote
 from tproxy.destinations.store import Source, Store
 from tproxy.instances import DirectoryInstance, Instance, KeyInFile, KeyInFolder, KeyInSecret, KeyPlace, ServiceInstance
 from tproxy.interfaces import IKeySource
 from tproxy.model import Secret, Trust
-from tproxy.net.http import Answer, Client, client
+from tproxy.net.http import Answer, client
 
 if TYPE_CHECKING:
     from tproxy.net.endpoints import Connector
 
+Ask = Callable[..., Deferred[Answer]]
+"""One request over HTTP, as of L{Client.ask}."""
+
+Entries = tuple[tuple[str, bytes], ...]
+
 Secrets = Callable[[KeyInSecret], IKeySource]
 """What reads Kubernetes Secrets."""
-
-
-@frozen
-class _Patient:
-    """A client that leaves hosts alone which fail."""
-
-    circuits: Circuits
-    client: Client
-
-    def ask(self, method: str, url: str, **arguments: Any) -> Deferred[Answer]:
-        return self.circuits.ask(self.client, method, url, **arguments)
 
 
 def build(
@@ -59,7 +53,7 @@ def build(
     """
     circuits = Circuits(clock, now)
 
-    def client_for(trust: Trust, connect_seconds: float, read_seconds: float) -> _Patient:
+    def asker(trust: Trust, connect_seconds: float, read_seconds: float) -> Ask:
         made = client(
             connector,
             clock,
@@ -68,17 +62,18 @@ def build(
             read_seconds=read_seconds,
             plain_hosts=rules.http_token_hosts,
         )
-        return _Patient(circuits, made)
+        return partial(circuits.ask, made)
 
-    issuer = TokenService(lambda grant: client_for(grant.trust, grant.connect_seconds, grant.read_seconds), now)
+    issuer = TokenService(lambda grant: asker(grant.trust, grant.connect_seconds, grant.read_seconds), now)
     tokens: Cache[Hashable, Secret] = Cache(clock, now, what="token", outages=OUTAGES)
 
     def source(instance: Instance) -> Source:
         if isinstance(instance, DirectoryInstance):
             return Files(instance, rules, issuer, clock)
-        patient = client_for(Trust(), instance.connect_seconds, instance.read_seconds)
-        keys = _key_ring(instance, rules.http_token_hosts, secrets)
-        return Remote(instance, keys, rules, issuer, patient.ask, tokens.put, clock, now, config.limits.stale_seconds)
+
+        ask = asker(Trust(), instance.connect_seconds, instance.read_seconds)
+        keys = KeyRing(instance.name, _reader(instance, rules.http_token_hosts, secrets))
+        return Remote(instance, keys, rules, issuer, ask, tokens.put, clock, now, config.limits.stale_seconds)
 
     return Store({each.name: source(each) for each in config.instances}, tokens, config.default_instance, clock)
 
@@ -101,7 +96,15 @@ def _reader(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secr
                 )
 
     key, entry = source(instance.service_key)
-    if instance.private_key is None:
-        return lambda: service_key(key.read(), entry, http_hosts=http_hosts)
-    private, private_entry = source(instance.private_key)
-    return lambda: service_key(key.read(), entry, private_key(private.read(), private_entry), http_hosts)
+    private, private_entry = source(instance.private_key) if instance.private_key is not None else (None, "")
+
+    @lru_cache(maxsize=1)
+    def judged(fields: Entries, private_fields: Entries | None) -> ServiceKey:
+        apart = None if private_fields is None else private_key(dict(private_fields), private_entry)
+        return service_key(dict(fields), entry, apart, http_hosts)
+
+    return lambda: judged(_entries(key), None if private is None else _entries(private))
+
+
+def _entries(source: IKeySource) -> Entries:
+    return tuple(sorted(source.read().items()))

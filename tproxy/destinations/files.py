@@ -79,7 +79,7 @@ class Files:
         return execute(self._destination, request)
 
     def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
-        """The destination, for a login. A file is worth another look after a refused password, not after a new token."""
+        """The destination, for a login: a refused password is worth another look at the file, a new token is not."""
         looked = execute(self._destination, request)
         return looked.addCallback(lambda destination: Cached(destination, isinstance(destination.login, Password)))
 

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from tproxy.destinations.cache import Fetched
 from tproxy.destinations.pauses import retry_after
 from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
-from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
+from tproxy.net.http import Answer, TooLargeError, TooSlowError
 
 DEFAULT_LIFE = 300.0
 """How long a token is taken to live where the endpoint does not say, in seconds."""
@@ -95,12 +95,12 @@ class TokenRequest:
 class TokenService:
     """Runs grants, each over a client of its own.
 
-    @param client: makes the client for a grant: its trust and its time limits differ
+    @param asker: gives the C{ask} of a client for a grant: its trust and its time limits differ
     @param now: wall-clock time in seconds since the epoch, for `Retry-After` dates
     """
 
-    def __init__(self, client: Callable[[Grant], Client], now: Callable[[], float]) -> None:
-        self._client = client
+    def __init__(self, asker: Callable[[Grant], Callable[..., Deferred[Answer]]], now: Callable[[], float]) -> None:
+        self._asker = asker
         self._now = now
 
     def fetch(self, grant: Grant) -> Deferred[Token]:
@@ -111,7 +111,7 @@ class TokenService:
         wanted = request(grant)
         host = _host(grant.url)
         try:
-            answer = await self._client(grant).ask(
+            answer = await self._asker(grant)(
                 "POST", wanted.url, headers=wanted.headers, queries=wanted.queries, form=wanted.form
             )
         except RefusedError as error:
@@ -188,7 +188,8 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     error = fields.get("error")
     if answer.status == 200 and error is None:
         return _token(host, fields)
-    if answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
+    router = answer.header("x-cf-routererror")
+    if router or answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
         _unavailable(
             f"{host} cannot answer now (HTTP {answer.status}{_quoted(fields, grant)})",
             "wait, or look at the provider's status page",

@@ -11,18 +11,20 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from socket import socket
-from typing import Self
+from typing import Any, NoReturn, Self, cast
 
 import certifi
 from attrs import frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.logger import Logger
 
 from tproxy.config import ConfigError
-from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
+from tproxy.model import Code, Identity, Reason, Refusal, RefusedError, Stage, Trust
 from tproxy.net import verdicts
 from tproxy.net.names import ascii_name, ip_literal
 from tproxy.net.resumption import Resumption
@@ -130,7 +132,7 @@ class TrustStore:
         """TLS for one connection to a host.
 
         @param host: a DNS name or an IP address, as the destination spells it
-        @raise RefusedError: stage tls; the host is no name, or an authority of `trust` cannot be read
+        @raise RefusedError: the host is no name, an authority of `trust` cannot be read, or its identity not be used
         """
         return ClientTLS(self._context(trust), host, trust.verify)
 
@@ -186,7 +188,42 @@ class TrustStore:
             self._system(context)
             _trust(context, self._additional)
             _trust(context, _own_authorities(trust))
+        if trust.identity is not None:
+            show(context, trust.identity)
         return context
+
+
+def show(context: SSL.Context, identity: Identity) -> None:
+    """Have a context show an identity to servers that ask for a client's certificate.
+
+    @raise RefusedError: stage resolve; certificate or key cannot be read or used, or they do not belong together
+    """
+    try:
+        own, *chain = read_authorities(identity.certificates.encode())
+        public_key = own.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        _unusable("the client's certificate cannot be read", "give it in PEM form, followed by its chain")
+    try:
+        key = load_pem_private_key(identity.key.reveal().encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        _unusable("the private key cannot be read", "give it in PEM form, without a passphrase")
+    if key.public_key() != public_key:
+        _unusable("the private key is not that of the first certificate", "give both of the same service key")
+    try:
+        context.use_certificate(own)
+        for each in chain:
+            context.add_extra_chain_cert(each)
+        context.use_privatekey(cast(Any, key))
+    except (SSL.Error, TypeError):
+        _unusable(
+            "the client's certificate is too weak, or of a kind that TLS does not know", "have another one issued"
+        )
+
+
+def _unusable(message: str, remedy: str) -> NoReturn:
+    raise RefusedError(
+        Refusal(Stage.RESOLVE, Reason.SERVICE_KEY_INVALID, message, remedy, Code.CONTACT_ADMIN)
+    ) from None
 
 
 @frozen

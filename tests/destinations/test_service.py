@@ -1,0 +1,638 @@
+"""The Destination service: what is understood of its answers, and whose fault a refusal is."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from urllib.parse import quote
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseFailed
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from tproxy.destinations.inquiry import Inquiry, token_grant
+from tproxy.destinations.keys import ServiceKey
+from tproxy.destinations.oauth import (
+    DEFAULT_LIFE,
+    LONGEST_LIFE,
+    QUOTE_LIMIT,
+    TokenRefusedError,
+    TokenUnavailableError,
+)
+from tproxy.destinations.service import (
+    AuthToken,
+    DestinationService,
+    Found,
+    ServiceUnavailableError,
+    TokenNotAcceptedError,
+    read,
+)
+from tproxy.model import (
+    PROVIDER,
+    Code,
+    DestinationRequest,
+    Grant,
+    GrantKind,
+    Offered,
+    Reason,
+    Refusal,
+    RefusedError,
+    Secret,
+    Stage,
+    Tenant,
+)
+from tproxy.net.http import Answer, Client, TooLargeError, TooSlowError
+from tproxy.testing.certificates import Authority
+
+ACME = Tenant("acme")
+KEY = ServiceKey("client", Secret("s3cret"), None, "https://provider.auth.example", "https://dest.example")
+REQUEST = DestinationRequest("dest", "mail", ACME)
+DOCUMENT = {"Name": "mail", "Type": "MAIL", "mail.password": "pw-canary", "clientSecret": "cs-canary"}
+BODY = {"owner": {"SubaccountId": "1", "InstanceId": None}, "destinationConfiguration": DOCUMENT}
+ASKED = Inquiry(
+    "https://dest.example/",
+    {"authorization": "Bearer t0ken-canary", "x-refresh-token": "rt-canary", "x-code-verifier": "cv-canary"},
+    (),
+)
+JSON = "application/json"
+
+
+def answer(status: int, body: object = b"", kind: str = JSON, **headers: str) -> Answer:
+    octets = body if isinstance(body, bytes) else json.dumps(body).encode()
+    values = {b"Content-Type": [kind.encode()]} | {
+        name.replace("_", "-").encode(): [value.encode()] for name, value in headers.items()
+    }
+    return Answer(status, Headers(values), octets)
+
+
+def said(message: str) -> dict[str, str]:
+    return {"ErrorMessage": message}
+
+
+FOUND = answer(200, BODY)
+NOT_FOUND = answer(404, said("no such destination"))
+NOT_ACCEPTED = answer(401, said("token is invalid"))
+
+
+class FoundTests(SynchronousTestCase):
+    """`read` on destinations."""
+
+    def found(self, **more: object) -> Found:
+        return read(answer(200, BODY | more), REQUEST, ASKED, 0.0)
+
+    def token(self, **entry: object) -> AuthToken:
+        (token,) = self.found(authTokens=[entry]).tokens
+        return token
+
+    def test_document(self) -> None:
+        """The flat properties; media types may have parameters, and owner need not be there."""
+        self.assertEqual(self.found(), Found(DOCUMENT, {}, ()))
+        body = b"\xef\xbb\xbf" + json.dumps({"destinationConfiguration": DOCUMENT}).encode()
+        self.assertEqual(
+            read(answer(200, body, "Application/JSON;charset=utf-8"), REQUEST, ASKED, 0.0).values, DOCUMENT
+        )
+
+    def test_never_printed(self) -> None:
+        """What was found does not show itself."""
+        token = {"type": "bearer", "value": "at-canary"}
+        certificate = {"Name": "ca", "Content": b64encode(b"-----BEGIN CERTIFICATE-----canary").decode()}
+        self.assertNotIn("canary", repr(self.found(authTokens=[token], certificates=[certificate])))
+
+    def test_certificates(self) -> None:
+        """What TrustStoreLocation may name: PEM; other formats, and what is not there, with what to do."""
+        pem = Authority.create().pem
+        found = self.found(
+            certificates=[
+                {"Name": "ca.pem", "Content": b64encode(pem.encode()).decode(), "Type": "CERTIFICATE"},
+                {"Name": "ca.pem", "Content": ""},
+                {"Name": "ca.jks", "Content": b64encode(b"\xfe\xed\xfe\xed").decode()},
+                {"Name": "odd.pem", "Content": "="},
+                {"Name": "ü.pem", "Content": "ü"},
+                {"Name": "none.pem"},
+                {"Name": 1, "Content": ""},
+                {"Content": ""},
+                "ca",
+            ]
+        )
+        self.assertEqual(found.authority("ca.pem"), pem)
+        self.assertEqual(len(found.certificates), 5)
+        for name, words in (
+            ("ca.jks", "'ca.jks', which is not PEM"),
+            ("odd.pem", "which is not PEM"),
+            ("ü.pem", "which is not PEM"),
+            ("none.pem", "which is not PEM"),
+            ("CA.pem", "'CA.pem', and no such certificate"),
+        ):
+            refusal = self.assertRaises(RefusedError, found.authority, name).refusal
+            self.assertEqual((refusal.reason, refusal.code), (Reason.DOCUMENT_INVALID, Code.CONTACT_ADMIN))
+            self.assertIn(words, refusal.message)
+            self.assertTrue(refusal.remedy)
+        for nothing in (None, {}, "", [None]):
+            self.assertEqual(self.found(certificates=nothing).certificates, {})
+
+    def test_tokens(self) -> None:
+        """A bearer token with its life, however that is spelt."""
+        for expires_in, seconds in (
+            (3599, 3599.0),
+            ("3599", 3599.0),
+            (10**9, LONGEST_LIFE),
+            (None, DEFAULT_LIFE),
+            ("soon", DEFAULT_LIFE),
+            (True, DEFAULT_LIFE),
+            (10**20, DEFAULT_LIFE),
+            ([], DEFAULT_LIFE),
+        ):
+            token = self.token(type="Bearer", value="a.b-c~", expires_in=expires_in, http_header={})
+            self.assertEqual(token, AuthToken(Secret("a.b-c~"), seconds, ""))
+        two = self.found(
+            authTokens=[{"type": "bearer", "value": "a"}, 7, {"type": "bearer", "value": "b", "error": ""}]
+        )
+        self.assertEqual([token.value for token in two.tokens], [Secret("a"), Secret("b")])
+        for nothing in (None, {}, "", [None]):
+            self.assertEqual(self.found(authTokens=nothing).tokens, ())
+
+    def test_unusable_tokens(self) -> None:
+        """The documented failure and all that is no bearer token, with the reason."""
+        for entry, words in (
+            ({"type": "", "value": "", "error": "invalid_client"}, "invalid_client"),
+            ({"type": "bearer", "value": "t", "error": "but no"}, "but no"),
+            ({"type": "", "value": "", "error": None}, "no usable value"),
+            ({"type": "bearer", "value": "a b"}, "no usable value"),
+            ({"type": "bearer", "value": "ü"}, "no usable value"),
+            ({"type": "bearer", "value": 1}, "no usable value"),
+            ({"type": "bearer"}, "no usable value"),
+            ({"type": "Basic", "value": "dTpw"}, "no bearer token"),
+            ({"value": "t"}, "no bearer token"),
+            ({"type": "bearer", "value": "t", "expires_in": 0}, "expired"),
+            ({"type": "bearer", "value": "t", "expires_in": "-5"}, "expired"),
+        ):
+            token = self.token(**entry)
+            self.assertEqual((token.value, token.seconds), (Secret(""), 0.0))
+            self.assertIn(words, token.error)
+
+    def test_words_of_tokens(self) -> None:
+        """An error is escaped and short and repeats no secret, neither of the request nor of the document."""
+        for secret in ("t0ken-canary", "rt-canary", "cv-canary", "pw-canary", "cs-canary"):
+            token = self.token(type="", value="", error=f"\x1b[2J {secret} {b64encode(secret.encode()).decode()}")
+            self.assertEqual(token.error, "\\x1b[2J *** ***")
+        self.assertEqual(len(self.token(error="x" * 1000).error), QUOTE_LIMIT)
+
+
+class RefusedTests(SynchronousTestCase):
+    """`read` on everything else."""
+
+    def refusal(self, sent: Answer, request: DestinationRequest = REQUEST) -> Refusal:
+        error = self.assertRaises(RefusedError, read, sent, request, ASKED, 0.0)
+        refusal = error.refusal
+        unavailable = refusal.reason is Reason.STORE_UNAVAILABLE
+        self.assertEqual(isinstance(error, ServiceUnavailableError), unavailable)
+        self.assertEqual(refusal.code, Code.UNAVAILABLE if unavailable else Code.CONTACT_ADMIN)
+        self.assertEqual(refusal.stage, Stage.RESOLVE)
+        self.assertTrue(refusal.remedy)
+        return refusal
+
+    def test_token(self) -> None:
+        """A 401 is about the token, whatever its body."""
+        for sent in (NOT_ACCEPTED, answer(401), answer(401, b"<h1>", "text/html")):
+            error = self.assertRaises(TokenNotAcceptedError, read, sent, REQUEST, ASKED, 0.0)
+            self.assertEqual(error.refusal.reason, Reason.STORE_REFUSED)
+            self.assertIn("does not accept the token of the service key", error.refusal.message)
+
+    def test_refused(self) -> None:
+        """A no is final."""
+        for sent, reason, words in (
+            (answer(403), Reason.STORE_REFUSED, "forbids"),
+            (answer(403, said("scope")), Reason.STORE_REFUSED, "(HTTP 403: scope)"),
+            (NOT_FOUND, Reason.DESTINATION_NOT_FOUND, "no destination 'mail' (HTTP 404: no such destination)"),
+            (answer(404, {}), Reason.DESTINATION_NOT_FOUND, "no destination 'mail' (HTTP 404)"),
+            (answer(404, {"ErrorMessage": 1}), Reason.DESTINATION_NOT_FOUND, "(HTTP 404)"),
+            (answer(400, said("chain")), Reason.STORE_REFUSED, "refuses what it is asked (HTTP 400: chain)"),
+            (answer(422, {}), Reason.STORE_REFUSED, "(HTTP 422)"),
+            (answer(200, {"destinationConfiguration": {"Name": "Mail"}}), Reason.STORE_REFUSED, "another destination"),
+            (answer(200, {"destinationConfiguration": {}}), Reason.STORE_REFUSED, "another destination than 'mail'"),
+        ):
+            refusal = self.refusal(sent)
+            self.assertEqual(refusal.reason, reason)
+            self.assertIn(words, refusal.message)
+        level = self.refusal(NOT_FOUND, evolve(REQUEST, level="instance"))
+        self.assertIn("no destination 'mail' at the level instance", level.message)
+
+    def test_outages(self) -> None:
+        """What is not the service's word, or not its last one, closes nothing."""
+        for sent, words in (
+            (answer(200, BODY, "text/html"), "without a JSON object"),
+            (answer(200, BODY, ""), "without a JSON object"),
+            (answer(200, b'{"destinationConfiguration": {"Name": "ma'), "without a JSON object"),
+            (answer(200, b"[" * 100_000), "without a JSON object"),
+            (answer(200, b"\xff"), "without a JSON object"),
+            (answer(200, [BODY]), "without a JSON object"),
+            (answer(200, {}), "without destinationConfiguration"),
+            (answer(200, {"destinationConfiguration": [DOCUMENT]}), "without destinationConfiguration"),
+            (answer(204), "cannot answer now (HTTP 204)"),
+            (answer(302, b"", Location="https://canary"), "redirects (HTTP 302), which is not followed"),
+            (answer(404, b"<h1>", "text/html"), "HTTP 404"),
+            (answer(404, said("unknown"), X_Cf_RouterError="unknown_route"), "HTTP 404"),
+            (answer(401, X_Cf_RouterError="x"), "HTTP 401"),
+            (answer(400, b"<h1>", "text/html"), "HTTP 400"),
+            (answer(408, said("slow")), "(HTTP 408: slow)"),
+            (answer(429, said("too many")), "(HTTP 429: too many)"),
+            (answer(500, said("NPE")), "(HTTP 500: NPE)"),
+            (answer(503, b"<h1>", "text/html"), "(HTTP 503)"),
+        ):
+            refusal = self.refusal(sent)
+            self.assertEqual(refusal.reason, Reason.STORE_UNAVAILABLE)
+            self.assertIn(words, refusal.message)
+            self.assertNotIn("canary", str(refusal))
+
+    def test_pauses(self) -> None:
+        """The pause that was asked for, in seconds or as a date."""
+        for sent, pause in (
+            (answer(429, b"", Retry_After="7"), 7.0),
+            (answer(503, b"", Retry_After="Thu, 01 Jan 1970 00:00:30 GMT"), 20.0),
+            (answer(500), 0.0),
+            (answer(200), 0.0),
+        ):
+            error = self.assertRaises(ServiceUnavailableError, read, sent, REQUEST, ASKED, 10.0)
+            self.assertEqual(error.retry_after, pause)
+
+    def test_words(self) -> None:
+        """The service's words are escaped and short and repeat no secret of the request."""
+        for status in (400, 401, 403, 404, 429, 500):
+            for secret in ("t0ken-canary", "rt-canary", "cv-canary"):
+                error = self.assertRaises(
+                    RefusedError, read, answer(status, said(f"no\r\n* OK {secret}")), REQUEST, ASKED, 0.0
+                )
+                self.assertIn(f"HTTP {status}: no\\r\\n* OK ***", error.refusal.message)
+            error = self.assertRaises(RefusedError, read, answer(status, said("x" * 1000)), REQUEST, ASKED, 0.0)
+            self.assertLess(len(error.refusal.message), 2 * QUOTE_LIMIT)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+TOKENS = st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "value", "error", "expires_in"), VALUES))
+CERTIFICATES = st.fixed_dictionaries({}, optional=dict.fromkeys(("Name", "Content"), VALUES))
+OBJECTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "ErrorMessage": VALUES,
+        "destinationConfiguration": VALUES | st.just({"Name": "mail"}),
+        "authTokens": VALUES | st.lists(TOKENS, max_size=3),
+        "certificates": VALUES | st.lists(CERTIFICATES, max_size=3),
+    },
+)
+BODIES = st.binary() | (VALUES | OBJECTS).map(lambda value: json.dumps(value).encode())
+STATUS = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 503]) | st.integers(100, 599)
+
+
+class AnyAnswerTests(SynchronousTestCase):
+    """Whatever the service sends."""
+
+    @settings(deadline=None)
+    @given(STATUS, BODIES, st.sampled_from([JSON, "text/html", ""]), st.text(), st.booleans())
+    def test_found_or_refused(self, status: int, body: bytes, kind: str, pause: str, routed: bool) -> None:
+        """There is a destination or a refusal in one printable line, and nothing else is raised."""
+        headers = Headers({b"Content-Type": [kind.encode()], b"Retry-After": [pause.encode()]})
+        if not routed:
+            headers.addRawHeader(b"X-Cf-RouterError", b"unknown_route")
+        try:
+            found = read(Answer(status, headers, body), REQUEST, ASKED, 0.0)
+        except RefusedError as error:
+            self.assertTrue(error.refusal.message.isprintable())
+            self.assertLess(len(error.refusal.message), 3 * QUOTE_LIMIT)
+        else:
+            self.assertEqual(found.values["Name"], "mail")
+            for token in found.tokens:
+                self.assertEqual(token.value == Secret(""), bool(token.error))
+                self.assertTrue(token.error.isprintable())
+                self.assertTrue(0 <= token.seconds <= LONGEST_LIFE)
+
+    @settings(deadline=None)
+    @given(st.data(), st.text("kqxzw-+/=%&~", min_size=6), st.sampled_from(["authorization", "x-code"]), STATUS)
+    def test_no_secret_comes_back(self, data: st.DataObject, secret: str, name: str, status: int) -> None:
+        """However the service echoes a secret of the request, no words hold it."""
+        headers = {"authorization": "Bearer other"} | {name: f"Bearer {secret}" if name == "authorization" else secret}
+        asked = Inquiry("https://dest.example/", headers, ())
+        octets = secret.encode()
+        spelling = data.draw(
+            st.sampled_from([secret, quote(secret, safe=""), b64encode(octets).decode(), octets.hex()])
+        )
+        text = f"it says {spelling}."
+        body = {
+            "ErrorMessage": text,
+            "destinationConfiguration": {"Name": "mail"},
+            "authTokens": [{"type": "", "value": "", "error": text}],
+        }
+        try:
+            words = read(answer(status, body), REQUEST, asked, 0.0).tokens[0].error
+        except RefusedError as error:
+            words = str(error.refusal)
+        for unwanted in (secret, spelling.rstrip("=") or spelling):
+            self.assertNotIn(unwanted, words)
+
+
+REFUSAL = Refusal(Stage.RESOLVE, Reason.TOKEN_REFUSED, "the endpoint says no", "x", Code.AUTHENTICATION_FAILED)
+
+
+def no_token(status: int) -> TokenRefusedError:
+    return TokenRefusedError(REFUSAL, status)
+
+
+class World:
+    """A Destination service, its authorization server and a cache of tokens in front of that.
+
+    `answers` and `issues` are given in turn, the latter by host; the last of each is given again and again.
+    """
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+        self.issues: dict[str, list[str | Exception]] = {"acme": ["t1", "t2", "t3"], "provider": ["p1", "p2", "p3"]}
+        self.asked: list[tuple[str, str, dict[str, str], tuple[tuple[str, str], ...]]] = []
+        self.issued: list[str] = []
+        self.cache: dict[Grant, Secret] = {}
+        self.key: ServiceKey | Exception = KEY
+        self.service = DestinationService(
+            "dest", self.read_key, self.token, self.forget, self.ask, lambda: 10.0, 3.0, 4.0
+        )
+
+    def read_key(self) -> ServiceKey:
+        if isinstance(self.key, Exception):
+            raise self.key
+        return self.key
+
+    def token(self, grant: Grant) -> Deferred[Secret]:
+        if grant in self.cache:
+            return succeed(self.cache[grant])
+        host = grant.url.removeprefix("https://").partition(".")[0]
+        self.issued.append(host)
+        issues = self.issues[host]
+        issue = issues.pop(0) if len(issues) > 1 else issues[0]
+        if isinstance(issue, Exception):
+            return fail(issue)
+        self.cache[grant] = Secret(issue)
+        return succeed(self.cache[grant])
+
+    def forget(self, grant: Grant, token: Secret) -> None:
+        if self.cache.get(grant) == token:
+            del self.cache[grant]
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str],
+        queries: tuple[tuple[str, str], ...],
+    ) -> Deferred[Answer]:
+        self.asked.append((method, url.removeprefix(KEY.uri), dict(headers), queries))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return fail(answer) if isinstance(answer, Exception) else succeed(answer)
+
+    def bearers(self) -> list[str]:
+        return [headers["authorization"].removeprefix("Bearer ") for _, _, headers, _ in self.asked]
+
+
+class DestinationServiceTests(SynchronousTestCase):
+    """`DestinationService.find`."""
+
+    def refusal(
+        self,
+        world: World,
+        request: DestinationRequest = REQUEST,
+        reason: Reason = Reason.STORE_UNAVAILABLE,
+        pause: float = 0.0,
+    ) -> Refusal:
+        error = self.failureResultOf(world.service.find(request, tokens=True), RefusedError).value
+        refusal = error.refusal
+        self.assertEqual(refusal.reason, reason)
+        self.assertEqual(refusal.stage, Stage.RESOLVE)
+        unavailable = reason is Reason.STORE_UNAVAILABLE
+        self.assertEqual(isinstance(error, ServiceUnavailableError), unavailable)
+        self.assertEqual(refusal.code, Code.UNAVAILABLE if unavailable else Code.CONTACT_ADMIN)
+        if unavailable:
+            self.assertEqual(error.retry_after, pause)
+        self.assertIn("the instance dest", refusal.message)
+        self.assertEqual("for the tenant 'acme'" in refusal.message, bool(request.tenant))
+        self.assertTrue(refusal.remedy)
+        return refusal
+
+    def test_found(self) -> None:
+        """One request with the tenant's token."""
+        world = World(FOUND)
+        found = self.successResultOf(world.service.find(REQUEST, tokens=False))
+        self.assertEqual(found.values, DOCUMENT)
+        headers = {"accept": JSON, "authorization": "Bearer t1"}
+        path = "/destination-configuration/v1/destinations/mail"
+        self.assertEqual(world.asked, [("GET", path, headers, (("$skipTokenRetrieval", "true"),))])
+        self.assertEqual(world.cache, {token_grant(KEY, ACME, 3.0, 4.0): Secret("t1")})
+
+    def test_offer(self) -> None:
+        """What an application brought goes along."""
+        world = World(FOUND)
+        offer = (GrantKind.AUTHORIZATION_CODE, Offered("u", Secret("c0de")))
+        self.successResultOf(
+            world.service.find(REQUEST, tokens=True, offer=offer, redirect_uri="https://r", code_verifier="v")
+        )
+        ((_, _, headers, queries),) = world.asked
+        self.assertEqual((headers["x-code"], headers["x-redirect-uri"], queries), ("c0de", "https://r", ()))
+        self.assertEqual(headers["x-code-verifier"], "v")
+
+    def test_provider(self) -> None:
+        """Without a tenant the provider's own token is used."""
+        world = World(FOUND)
+        self.successResultOf(world.service.find(evolve(REQUEST, tenant=PROVIDER), tokens=True))
+        self.assertEqual(world.bearers(), ["p1"])
+
+    def test_rotated_key(self) -> None:
+        """The key is read for each request."""
+        world = World(FOUND)
+        self.successResultOf(world.service.find(REQUEST, tokens=True))
+        world.key = evolve(KEY, client_id="new")
+        self.successResultOf(world.service.find(REQUEST, tokens=True))
+        self.assertEqual(world.bearers(), ["t1", "t2"])
+
+    def test_no_key(self) -> None:
+        """A key that cannot be read or used is told as such, and nobody is asked."""
+        for reason, code in (
+            (Reason.STORE_UNAVAILABLE, Code.UNAVAILABLE),
+            (Reason.SERVICE_KEY_INVALID, Code.CONTACT_ADMIN),
+        ):
+            world = World(FOUND)
+            world.key = RefusedError(Refusal(Stage.RESOLVE, reason, "no key", "give one", code))
+            self.assertIn(": no key", self.refusal(world, reason=reason).message)
+            self.assertEqual((world.asked, world.issued), ([], []))
+
+    def test_impossible(self) -> None:
+        """A resource that cannot be sent is not, nor is a tenant without a host."""
+        world = World(FOUND)
+        message = self.refusal(world, evolve(REQUEST, fragment="ü"), Reason.RESOURCE_INVALID).message
+        self.assertIn("spec.fragmentRef.name", message)
+        world.key = evolve(KEY, url="https://192.0.2.1")
+        self.refusal(world, reason=Reason.SERVICE_KEY_INVALID)
+        self.assertEqual(world.asked, [])
+
+    def test_token_renewed_once(self) -> None:
+        """A token that is not accepted is dropped and tried once more anew; not a third time."""
+        world = World(NOT_ACCEPTED, FOUND)
+        self.successResultOf(world.service.find(REQUEST, tokens=True))
+        self.assertEqual(world.bearers(), ["t1", "t2"])
+        self.assertEqual(list(world.cache.values()), [Secret("t2")])
+        world = World(NOT_ACCEPTED)
+        message = self.refusal(world, reason=Reason.STORE_REFUSED).message
+        self.assertIn("does not accept the token of the service key", message)
+        self.assertEqual(world.bearers(), ["t1", "t2"])
+        self.assertEqual(world.cache, {})
+
+    def test_answers(self) -> None:
+        """A refusal of the service is passed on, with its pause."""
+        self.refusal(World(answer(403)), reason=Reason.STORE_REFUSED)
+        self.refusal(World(NOT_FOUND), reason=Reason.DESTINATION_NOT_FOUND)
+        self.refusal(World(NOT_FOUND), evolve(REQUEST, tenant=PROVIDER), Reason.DESTINATION_NOT_FOUND)
+        self.refusal(World(answer(429, b"", Retry_After="7")), pause=7.0)
+        self.refusal(World(answer(503, b"", Retry_After="Thu, 01 Jan 1970 00:00:30 GMT")), pause=20.0)
+
+    def test_no_answer(self) -> None:
+        """What goes wrong below HTTP is an outage, in our words."""
+        private = RefusedError(Refusal(Stage.CONNECT, Reason.ADDRESS_REFUSED, "10.1.2.3 is private", "allow it"))
+        for error, words in (
+            (private, "out of reach: 10.1.2.3 is private"),
+            (ConnectionLost("canary"), "broke off or broke HTTP (ConnectionLost)"),
+            (ResponseFailed([Failure(TooLargeError())]), "sends more than a destination's worth"),
+            (TooSlowError(), "is too slow"),
+            (ResponseFailed([Failure(ValueError("canary"))]), "broke HTTP (ValueError)"),
+        ):
+            refusal = self.refusal(World(error))
+            self.assertIn(words, refusal.message)
+            self.assertNotIn("canary", str(refusal))
+
+    def test_fragment(self) -> None:
+        """Where the destination is there without its fragment, it was the fragment that is not."""
+        request = evolve(REQUEST, fragment="f", fragment_optional=True, chain="c")
+        world = World(NOT_FOUND, FOUND)
+        message = self.refusal(world, request, Reason.FRAGMENT_NOT_FOUND).message
+        self.assertIn("no fragment 'f'", message)
+        first, second = world.asked
+        self.assertEqual((first[2]["x-fragment-name"], first[3]), ("f", ()))
+        self.assertEqual(second[3], (("$skipTokenRetrieval", "true"),))
+        self.assertEqual(second[2], {"accept": JSON, "authorization": "Bearer t1", "x-chain-name": "c"})
+
+    def test_fragment_or_destination(self) -> None:
+        """Where it is not, it is the destination; and where nobody can tell, nothing is said of either."""
+        levels = evolve(REQUEST, fragment="f", level="instance", fragment_level="subaccount")
+        world = World(NOT_FOUND)
+        self.refusal(world, levels, Reason.DESTINATION_NOT_FOUND)
+        self.assertEqual(len(world.asked), 2)
+        self.refusal(World(NOT_FOUND, answer(503)), levels)
+        world = World(answer(403))
+        self.refusal(world, levels, Reason.STORE_REFUSED)
+        self.assertEqual(len(world.asked), 1)
+
+    def test_second_look_does_not_use_up_a_code(self) -> None:
+        """An authorization code is sent once."""
+        world = World(NOT_FOUND, FOUND)
+        offer = (GrantKind.AUTHORIZATION_CODE, Offered("u", Secret("c0de")))
+        self.failureResultOf(world.service.find(evolve(REQUEST, fragment="f"), tokens=True, offer=offer), RefusedError)
+        self.assertEqual(["x-code" in headers for _, _, headers, _ in world.asked], [True, False])
+
+    def assert_no_token(
+        self, reason: Reason, words: str, request: DestinationRequest = REQUEST, **issues: list
+    ) -> World:
+        world = World(FOUND)
+        world.issues |= issues
+        self.assertIn(words, self.refusal(world, request, reason).message)
+        self.assertEqual(world.asked, [])
+        return world
+
+    def test_tenant_not_found(self) -> None:
+        """A host that is not there is a tenant that is not there."""
+        world = self.assert_no_token(Reason.TENANT_NOT_FOUND, "no such tenant", acme=[no_token(404)])
+        self.assertEqual(world.issued, ["acme"])
+
+    def test_tenant_not_subscribed(self) -> None:
+        """Where the key is good, the tenant is not subscribed; a kept token does not vouch for the key."""
+        world = self.assert_no_token(Reason.TENANT_NOT_SUBSCRIBED, "not subscribed", acme=[no_token(401)])
+        self.assertEqual(world.issued, ["acme", "provider", "provider"])
+
+    def test_key_not_accepted(self) -> None:
+        """Where it is not, it is the key, whichever host says so."""
+        for status in (400, 401, 404):
+            self.assert_no_token(
+                Reason.SERVICE_KEY_INVALID,
+                "the service key is not accepted: the endpoint says no",
+                evolve(REQUEST, tenant=PROVIDER),
+                provider=[no_token(status)],
+            )
+        self.assert_no_token(
+            Reason.SERVICE_KEY_INVALID, "is not accepted", acme=[no_token(401)], provider=[no_token(401)]
+        )
+        self.assert_no_token(
+            Reason.SERVICE_KEY_INVALID, "is not accepted", acme=[no_token(401)], provider=["kept", no_token(401)]
+        )
+
+    def test_other_refusals(self) -> None:
+        """Any other refusal of the tenant's host is passed on."""
+        self.assert_no_token(Reason.STORE_REFUSED, ": the endpoint says no", acme=[no_token(400)])
+
+    def test_no_token_for_now(self) -> None:
+        """An authorization server that is down is an outage, on either host, with its pause."""
+        refusal = Refusal(Stage.RESOLVE, Reason.TOKEN_UNAVAILABLE, "it is down", "correct tokenServiceURL")
+        down = TokenUnavailableError(refusal, 9.0)
+        for issues in ({"acme": [down]}, {"acme": [no_token(401)], "provider": [down]}):
+            world = World(FOUND)
+            world.issues |= issues
+            told = self.refusal(world, pause=9.0)
+            self.assertIn(": it is down", told.message)
+            self.assertEqual(told.remedy, "correct the url of the service key")
+
+
+class Heard(Resource):
+    """Keeps what it was asked."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uris: list[bytes] = []
+        self.headers: list[dict[bytes, list[bytes]]] = []
+
+    def render(self, request: Request) -> bytes:
+        self.uris.append(request.uri)
+        self.headers.append(dict(request.requestHeaders.getAllRawHeaders()))
+        request.setHeader(b"Content-Type", b"application/json")
+        return json.dumps({"destinationConfiguration": {"Name": "a/b c%@"}}).encode()
+
+
+class OnTheWireTests(SynchronousTestCase):
+    """With the client of `tproxy.net.http`."""
+
+    def test_as_it_is_asked(self) -> None:
+        """What arrives is what was meant: one segment, one query, the headers."""
+        heard = Heard()
+        client = Client(RequestTraversalAgent(heard), Clock())
+
+        def ask(*positional: str, **named: object) -> Deferred[Answer]:
+            return client.ask(*positional, **named)
+
+        def token(grant: Grant) -> Deferred[Secret]:
+            return succeed(Secret("t"))
+
+        service = DestinationService("dest", lambda: KEY, token, lambda *_: None, ask, lambda: 0.0, 3.0, 4.0)
+        request = evolve(REQUEST, name="a/b c%@", fragment="f")
+        self.successResultOf(service.find(request, tokens=False))
+        path = b"/destination-configuration/v1/destinations/a%2Fb%20c%25%40"
+        self.assertIn(heard.uris[0], (path + b"?$skipTokenRetrieval=true", path + b"?%24skipTokenRetrieval=true"))
+        headers = {name.lower(): values for name, values in heard.headers[0].items()}
+        self.assertEqual((headers[b"authorization"], headers[b"x-fragment-name"]), ([b"Bearer t"], [b"f"]))
+        self.assertEqual(headers[b"accept"], [b"application/json"])
