@@ -1,4 +1,4 @@
-"""SASL mechanisms, the client's side."""
+"""SASL mechanisms, the client's side, and of one what a server reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy import sasl
-from tproxy.model import Bearer, NoCredential, Password, Secret
+from tproxy.model import Bearer, NoCredential, Offered, Password, Secret
 from tproxy.sasl import Answers, Denied, Explained, Presented, Proven, Spoken
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=20)
@@ -94,6 +94,52 @@ class Openings(SynchronousTestCase):
             self.assertRaises(sasl.CredentialError, sasl.examine, Bearer(bad, Secret("t")))
         for bad in ("\r", "\n", "\0", "\x01", "\x7f", "\t", "\udfff", " ", "ü"):
             self.assertRaises(sasl.CredentialError, sasl.examine, Bearer("u", Secret(bad)))
+
+
+class Offers(SynchronousTestCase):
+    """What an application brings in XOAUTH2."""
+
+    @settings(deadline=None)
+    @given(printable, visible)
+    def test_round_trip(self, user, token):
+        """What `xoauth2` writes is read again."""
+        opening = sasl.xoauth2(Bearer(user, Secret(token)))
+        self.assertEqual(sasl.offered(opening.initial), Offered(user, Secret(token)))
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=40), st.binary(max_size=40), st.sampled_from([b"", b"\x01", b"user=", b"\x01\x01"]))
+    def test_anything(self, user, token, end):
+        """Whatever else is said, it is read as it was meant, or not at all."""
+        message = b"user=" + user + b"\x01auth=Bearer " + token + b"\x01\x01" + end
+        offered = sasl.offered(message)
+        if offered is not None:
+            self.assertEqual((offered.user.encode(), offered.secret.reveal().encode(), end), (user, token, b""))
+
+    def test_word(self):
+        """The word Bearer is written in any case (RFC 6750 and RFC 9110, section 11.1)."""
+        for word in (b"bearer", b"BEARER", b"bEaReR"):
+            self.assertEqual(sasl.offered(b"user=u\x01auth=" + word + b" t x\x01\x01"), Offered("u", Secret("t x")))
+
+    def test_other_messages(self):
+        """What is no such message brings nothing."""
+        for message in (
+            b"",
+            b"user=u",
+            b"auth=Bearer t\x01\x01",
+            b"user=u\x01auth=Bearer t\x01",
+            b"user=u\x01auth=Bearer t\x01\x01\x01",
+            b"user=u\x01auth=Bearer \x01\x01",
+            b"user=u\x01auth=Bearert\x01\x01",
+            b"user=u\x01auth=Basic t\x01\x01",
+            b"user=u\x01auth=Bearer t\n\x01\x01",
+            b"user=u\x01auth=Bearer \xc3\xbc\x01\x01",
+            b"user=u\r\n\x01auth=Bearer t\x01\x01",
+            b"user=\x7f\x01auth=Bearer t\x01\x01",
+            b"user=\xff\x01auth=Bearer t\x01\x01",
+            b"user=u\x01host=h\x01auth=Bearer t\x01\x01",
+            b"n,a=u,\x01auth=Bearer t\x01\x01",
+        ):
+            self.assertIsNone(sasl.offered(message), message)
 
 
 class Challenges(SynchronousTestCase):

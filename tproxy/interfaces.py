@@ -33,7 +33,8 @@ class IProtocolPlugin(Interface):
         """The server half: waits for `LoggedIn` or `Refuse`, greets, answers until `HandOver` or `Close`.
 
         In mode `LOGIN` it begins with `Accepted`, greets at once, and asks with `CredentialOffered`;
-        a `Refuse` then is the answer to one attempt, after which the application may try again.
+        a `Refuse` then is the answer to one attempt, after which the application may try again, unless
+        the reason is `REVOKED`. `Expired` says that nobody offered anything in time.
         """
 
     def probe(login: Login, capabilities: tuple[str, ...]) -> Machine:

@@ -1,4 +1,4 @@
-"""SASL mechanisms, the client's side, without I/O: an opening, then challenge → response (RFC 4422).
+"""SASL mechanisms, without I/O; of the client's side: an opening, then challenge → response (RFC 4422).
 
 An exchange is a frozen value; `respond` is the one machine that moves all of them. Challenges come in
 as the base64 text that the server sent, responses go out as bytes that are not encoded yet.
@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from attrs import field, frozen
 
-from tproxy.model import Bearer, Credential, Password, Secret
+from tproxy.model import Bearer, Credential, Offered, Password, Secret
 
 MIN_ITERATIONS = 4_096
 MAX_ITERATIONS = 100_000
@@ -29,6 +29,7 @@ SALTED_KEYS = 1_024
 _LINE_ENDS = re.compile("[\r\n\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _NOT_VISIBLE = re.compile("[^!-~]")
+_XOAUTH2 = re.compile(rb"user=([^\x01]*)\x01auth=(?i:Bearer) ([ -~]+)\x01\x01", re.DOTALL)
 _ECHO = 12
 """So many characters of a token in a row, coming back, are a leak."""
 
@@ -167,6 +168,24 @@ def oauthbearer(credential: Bearer, host: str, port: int) -> Opening:
     """OAUTHBEARER (RFC 7628)."""
     head = f"n,a={_escaped(credential.user)},\x01host={host}\x01port={port}"
     return _presented("OAUTHBEARER", head, credential.token, b"\x01")
+
+
+# The server's side
+
+
+def offered(response: bytes) -> Offered | None:
+    """What an application says in XOAUTH2, read as `xoauth2` writes it; None where it says something else.
+
+    It brings a refresh token or a code (RFC 6749, appendix A: VSCHAR); its user holds no control characters.
+    """
+    found = _XOAUTH2.fullmatch(response)
+    if found is None:
+        return None
+    try:
+        user = found[1].decode()
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROLS.search(user) else Offered(user, Secret(found[2].decode("ascii")))
 
 
 # The machine

@@ -31,8 +31,8 @@ from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.relay.attempts import Attempts
+from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS
-from tproxy.relay.session import SessionFactory
 from tproxy.relay.walk import Services
 
 if TYPE_CHECKING:

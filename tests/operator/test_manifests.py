@@ -163,6 +163,7 @@ class BadManifests(SynchronousTestCase):
             ({**manifest(), "spec": "x"}, "spec is no mapping"),
             (manifest(annotations="x"), "metadata.annotations"),
             (manifest(annotations={GREETING: "hello"}), "'hello'"),
+            (manifest(annotations={GREETING: "login"}), "use one of: preauth, open"),
             (manifest(annotations={GREETING: {}}), GREETING),
             (manifest(destinationRef=None), "spec.destinationRef is missing"),
             (manifest(destinationRef={}), "spec.destinationRef.name is missing"),

@@ -151,6 +151,21 @@ class Changes(SynchronousTestCase):
         self.assertEqual(kinds(self.world.settle()), ["Rebind"])
         self.assertEqual(self.world.ports, {"mail": 1993})
 
+    def test_other_authentication(self):
+        """Where applications bring the credential now, new ones are asked, whatever the annotation says, and back."""
+        plain = resource("mail", port=1993).bindings[0]
+        opened = evolve(plain, greeting=GreetingMode.OPEN)
+        self.world.described[plain.request] = Known("imap4s", 993, asks=True)
+        asking = evolve(plain, greeting=GreetingMode.LOGIN)
+        self.assertEqual(self.world.settle(), (Rebind(asking),))
+        self.assertEqual(self.change(evolve(resource("mail", port=1993), bindings=(opened,))), ())
+        self.world.described[plain.request] = refusal(Reason.STORE_UNAVAILABLE)
+        self.assertEqual(self.world.settle(), ())
+        self.world.described[plain.request] = IMAPS
+        self.assertEqual(self.world.settle(), (Rebind(opened),))
+        self.world.described[plain.request] = refusal(Reason.STORE_UNAVAILABLE)
+        self.assertEqual(self.change(resource("mail", port=1993)), (Rebind(plain),))
+
     def test_other_port(self):
         """Another `spec.service.port` moves the listener; its old port is kept for it, and for nobody else."""
         actions = self.change(resource("mail", port=2993))
@@ -279,6 +294,22 @@ class Ends(SynchronousTestCase):
         del self.world.described[request]
         self.assertEqual(kinds(self.world.settle()), ["Open", "SetStatus"])
 
+    def test_tenant_gone_from_the_store(self):
+        """A tenant that the store does not know, or serve, any more is offboarded; it may come back."""
+        for reason, why in (
+            (Reason.TENANT_NOT_FOUND, "the tenant is gone"),
+            (Reason.TENANT_NOT_SUBSCRIBED, "the tenant is no longer subscribed"),
+        ):
+            request = resource("mail", "acme").bindings[0].request
+            self.world.described[request] = refusal(reason)
+            actions = self.world.settle()
+            self.assertEqual(actions[0], Close(key("mail", "acme"), why))
+            self.assertEqual(kinds(actions), ["Close", "SetStatus"])
+            self.assertEqual([row.available for row in self.world.told("mail").listeners], [False, True])
+            self.assertEqual(self.world.plan(), ())
+            del self.world.described[request]
+            self.assertEqual(kinds(self.world.settle()), ["Open", "SetStatus"])
+
     def test_all_destinations_gone(self):
         """Where all tenants fail for one reason, that is the resource's reason."""
         for binding in self.world.resources[0].bindings:
@@ -310,6 +341,7 @@ class BadDestinations(SynchronousTestCase):
     def test_never_opened(self):
         """What cannot be served is not opened, and the condition says why."""
         for reason, words in (
+            (Reason.TENANT_NOT_FOUND, FAILURE),
             (Reason.DESTINATION_NOT_FOUND, NOT_FOUND),
             (Reason.TYPE_NOT_SUPPORTED, "ConfigurationError-ReferencedDestination-TypeNotSupported"),
             (Reason.LOOPBACK_NOT_SUPPORTED, "ConfigurationError-ReferencedDestination-LoopbackUrlNotSupported"),
@@ -327,6 +359,15 @@ class BadDestinations(SynchronousTestCase):
         self.world.described[self.request] = refusal(Reason.DOCUMENT_INVALID)
         self.assertEqual(kinds(self.world.settle()), ["SetStatus"])
         self.assertEqual((self.world.told("mail").available, self.world.told("mail").listeners[0].port), (False, 993))
+
+    def test_bad_key_later(self):
+        """Nothing is closed because of a key that is wrong, or a store that does not want us."""
+        for reason in (Reason.SERVICE_KEY_INVALID, Reason.STORE_REFUSED):
+            self.world.settle()
+            self.world.described[self.request] = refusal(reason)
+            self.assertEqual(kinds(self.world.settle()), ["SetStatus"])
+            self.assertEqual((self.world.told("mail").available, self.world.ports), (False, {"mail": 993}))
+            del self.world.described[self.request]
 
     def test_store_away(self):
         """A store that does not answer changes nothing about an open port."""

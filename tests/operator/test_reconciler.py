@@ -19,7 +19,17 @@ from tproxy.config import Config, Local
 from tproxy.instances import DirectoryInstance
 from tproxy.interfaces import ICluster, IDestinationStore
 from tproxy.listeners import Listeners
-from tproxy.model import Destination, NoCredential, Reason, RefusedError, Route
+from tproxy.model import (
+    Destination,
+    Grant,
+    GrantKind,
+    GreetingMode,
+    NoCredential,
+    Reason,
+    RefusedError,
+    Route,
+    Secret,
+)
 from tproxy.operator import reconciler
 from tproxy.operator.manifests import API_VERSION, Status
 from tproxy.operator.plan import Claim, Release, SetStatus
@@ -35,13 +45,14 @@ class Store:
     def __init__(self):
         self.answers = {}
         self.protocol = "imap4s"
+        self.login = NoCredential()
         self.asked = []
 
     def describe(self, request):
         self.asked.append(request.name)
         answer = self.answers.get(request.name)
         if answer is None:
-            return succeed(Destination(request.name, Route(self.protocol, "mail.example", 993), "u", NoCredential()))
+            return succeed(Destination(request.name, Route(self.protocol, "mail.example", 993), "u", self.login))
         return answer if isinstance(answer, Deferred) else fail(answer)
 
     def resolve(self, request, offered=None):
@@ -186,6 +197,20 @@ class Passes(ReconcilerTestCase):
         self.assertEqual(len(self.ports), 1)
         self.reconciler.refresh()
         self.assertEqual(self.store.asked, ["mailbox", "other", "other"])
+
+    def test_asks(self):
+        """A document by which applications bring the credential is followed without closing the port, and back."""
+        self.start(resource("a"))
+        for kind, mode in (
+            (GrantKind.REFRESH_TOKEN, GreetingMode.LOGIN),
+            (GrantKind.CLIENT_CREDENTIALS, GreetingMode.PREAUTH),
+            (GrantKind.AUTHORIZATION_CODE, GreetingMode.LOGIN),
+        ):
+            self.store.login = Grant("https://token.example", "id", Secret("s"), kind=kind)
+            self.reconciler.refresh()
+            self.turn()
+            self.assertEqual(self.ports[0].factory.binding.greeting, mode)
+        self.assertEqual(len(self.ports), 1)
 
     def test_stopped(self):
         """At the end every port is closed, no timer is left, and later pokes do nothing."""

@@ -25,6 +25,8 @@ from attrs import evolve, frozen
 from tproxy.lines import Dialogue
 from tproxy.model import Code, Reason, Refusal, Stage
 from tproxy.session import (
+    Accepted,
+    CredentialOffered,
     Effect,
     Ended,
     Event,
@@ -150,6 +152,8 @@ def _shown(effect: Effect) -> Iterator[Stretch]:
                 yield Stretch("H", octets)
         case LoggedIn(capabilities):
             yield Stretch("=", " ".join(("LoggedIn", *capabilities)).encode())
+        case CredentialOffered(offered):
+            yield Stretch("=", f"CredentialOffered {offered.user} {offered.secret.reveal()}".encode())
         case Refuse(Refusal(stage, reason, _, _, code)):
             yield Stretch("=", f"Refuse {stage} {reason} {code}".encode())
         case _:
@@ -158,6 +162,8 @@ def _shown(effect: Effect) -> Iterator[Stretch]:
 
 def _event(text: str) -> Event:
     match text.split():
+        case ["Accepted"]:
+            return Accepted()
         case ["Ended"]:
             return Ended()
         case ["Expired"]:
@@ -170,4 +176,6 @@ def _event(text: str) -> Event:
             return LoggedIn(tuple(capabilities))
         case ["Refuse", code]:
             return Refuse(Refusal(Stage.LOGIN, Reason.LOGIN_REFUSED, "a message for the operator", "", Code(code)))
+        case ["Revoke"]:
+            return Refuse(Refusal(Stage.ACCEPT, Reason.REVOKED, "a message for the operator"))
     raise AssertionError(text)

@@ -3,28 +3,18 @@ from __future__ import annotations
 import gc
 import socket
 import weakref
-from collections.abc import Callable
-from ipaddress import ip_network
 
-from attrs import define, evolve
+from attrs import evolve
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocolFactory, IPushProducer
-from twisted.internet.protocol import Factory
-from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
-from twisted.trial.unittest import TestCase
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IPushProducer
 from zope.interface.verify import verifyObject
 
-from tests.peers import HalfClosing, Recorder, turn
-from tproxy.interfaces import IDestinationStore
+from tests.peers import turn
+from tests.relay.sessions import REQUEST, SessionTestCase
 from tproxy.model import (
-    Binding,
     Credential,
-    Destination,
     DestinationRequest,
-    ListenerKey,
     NoCredential,
     Offered,
     Password,
@@ -32,138 +22,15 @@ from tproxy.model import (
     Refusal,
     RefusedError,
     Resolution,
-    Route,
     Secret,
     Stage,
-    Tenant,
 )
-from tproxy.net.endpoints import Connector, Listening
-from tproxy.net.guard import Guard
-from tproxy.net.resolver import Resolver
 from tproxy.net.sockets import Lingering
-from tproxy.net.transport import Transport
-from tproxy.net.trust import TrustStore
-from tproxy.protocols.imap4 import imap4, imap4s
-from tproxy.relay.attempts import Attempts
-from tproxy.relay.session import GREETING_SECONDS, SessionFactory
-from tproxy.relay.walk import Services
-
-REQUEST = DestinationRequest("local", "example-dest-imap", Tenant("acme"))
-BINDING = Binding(ListenerKey("shop", "mail", Tenant("acme")), REQUEST, protocol="imap4")
-HELLO = b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID] ready\r\n"
+from tproxy.relay.session import GREETING_SECONDS
 
 
-@implementer(IDestinationStore)
-@define(slots=False)
-class OneDestination:
-    """A store whose answers the test decides."""
-
-    answer: Callable[[], Deferred[Resolution]]
-    renewed: Resolution | None = None
-    renewals: int = 0
-
-    def describe(self, request: DestinationRequest) -> Deferred[Destination]:
-        return self.answer().addCallback(lambda resolution: resolution.destination)
-
-    def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
-        return self.answer()
-
-    def renew(
-        self, request: DestinationRequest, refused: Credential, offered: Offered | None = None
-    ) -> Deferred[Resolution | None]:
-        self.renewals += 1
-        return succeed(self.renewed)
-
-
-class SessionTests(TestCase):
-    """An application and a scripted mail server, both real sockets, with tproxy's session between."""
-
-    timeout = 60
-
-    async def setUp(self) -> None:
-        self.clock = Clock()
-        self.servers: list[Recorder] = []
-        self.waiting: list[Deferred[Recorder]] = []
-        listening = await Listening(reactor, "127.0.0.1", 0).listen(Factory.forProtocol(self.serve))
-        self.addCleanup(listening.stopListening)
-        self.resolution = resolution(listening.getHost().port, Password("user", Secret("pass")))
-        self.store = OneDestination(lambda: succeed(self.resolution))
-        verifyObject(IDestinationStore, self.store)
-        connector = Connector(reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
-        plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
-        self.services = Services(
-            self.clock, self.store, connector, plugins, Attempts(self.clock), 5, frozenset(["127.0.0.1"])
-        )
-        self.factory = SessionFactory(BINDING, self.services)
-        verifyObject(IProtocolFactory, self.factory)
-        port = await Listening(reactor, "127.0.0.1", 0).listen(self.factory)
-        self.addCleanup(port.stopListening)
-        self.port = port.getHost().port
-        self.events: list[dict[str, object]] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
-
-    def serve(self) -> Recorder:
-        server = Recorder()
-        self.servers.append(server)
-        for waiting in self.waiting:
-            waiting.callback(server)
-        self.waiting.clear()
-        return server
-
-    async def server(self) -> Recorder:
-        """The next connection to the mail server."""
-        waiting: Deferred[Recorder] = Deferred()
-        self.waiting.append(waiting)
-        server = await waiting
-        await turn()
-        return server
-
-    async def application(self) -> HalfClosing:
-        sock = socket.create_connection(("127.0.0.1", self.port))
-        sock.setblocking(False)
-        application = HalfClosing()
-        Transport(reactor, sock).begin(application)
-        return application
-
-    async def log_in(self, server: Recorder, last: bytes = b"OK [CAPABILITY IMAP4rev1 IDLE ID] in") -> None:
-        """The mail server's side of a login."""
-        server.transport.write(HELLO)
-        line = await server.hears(20)
-        while not line.endswith(b"\r\n"):
-            line = await server.hears(len(line) + 1)
-        server.heard.clear()
-        server.transport.write(line.split()[0] + b" " + last + b"\r\n")
-
-    async def session(self) -> tuple[HalfClosing, Recorder]:
-        """A greeted application, and its connection to the mail server."""
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        server = await coming
-        await self.log_in(server)
-        greeting = await self.line(application)
-        self.assertTrue(greeting.startswith(b"* PREAUTH [CAPABILITY IMAP4rev1 IDLE ID"), greeting)
-        return application, server
-
-    async def line(self, recorder: Recorder) -> bytes:
-        while b"\n" not in recorder.heard:
-            await recorder.hears(len(recorder.heard) + 1)
-        line, _, rest = bytes(recorder.heard).partition(b"\n")
-        recorder.heard[:] = rest
-        return line + b"\n"
-
-    async def over(self, application: HalfClosing) -> None:
-        """The application sees an end, and nothing is left of the session."""
-        await application.fin
-        application.transport.loseConnection()
-        await application.ended
-        while self.factory.sessions:
-            await turn()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def logged(self, event: str) -> dict[str, object]:
-        (found,) = (each for each in self.events if each.get("event") == event)
-        return found
+class SessionTests(SessionTestCase):
+    """One session in all its ways."""
 
     async def test_a_whole_session(self) -> None:
         """Login, greeting, dialogue, relay and end; the log tells duration and bytes."""
@@ -594,13 +461,3 @@ class SessionTests(TestCase):
             await turn()
             self.assertEqual([each() for each in watched if each() is not None], [], way.__name__)
             gc.enable()
-
-    def watch(self) -> list[weakref.ref[object]]:
-        (session,) = self.factory.sessions
-        upstream = [] if session._client is None else [session._client, session._client.transport]
-        return [weakref.ref(each) for each in (session, session.downstream.transport, *upstream)]
-
-
-def resolution(port: int, credential: Password | NoCredential) -> Resolution:
-    destination = Destination("example-dest-imap", Route("imap4", "127.0.0.1", port), "user", credential)
-    return Resolution(destination, credential)

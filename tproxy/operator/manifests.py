@@ -28,7 +28,8 @@ KIND = "Destination"
 TENANTS = "transparent-proxy.connectivity.api.sap/tenant-subdomains"
 """The annotation that names tenants: a JSON array of subdomains, as a string."""
 GREETING = "tproxy/greeting"
-"""The annotation that chooses how applications are greeted: `preauth` or `open`."""
+"""The annotation that chooses how applications are greeted, where they need not bring a credential."""
+GREETINGS = (GreetingMode.PREAUTH.value, GreetingMode.OPEN.value)
 
 TENANT_LIMIT = 500
 """How many tenants one resource may name."""
@@ -180,7 +181,7 @@ def _resource(
     spec = _mapping(document.get("spec"), "spec")
     annotations = _optional(metadata, "annotations", "metadata.annotations")
     request = _request(spec, config)
-    greeting = _choice(annotations.get(GREETING, "preauth"), GREETING, [mode.value for mode in GreetingMode])
+    greeting = _choice(annotations.get(GREETING, "preauth"), GREETING, GREETINGS)
     access = _optional(spec, "accessControl", "spec.accessControl")
     scope = _choice(access.get("scope", config.security.default_scope), "spec.accessControl.scope", SCOPES)
     port = _port(_optional(spec, "service", "spec.service").get("port"))

@@ -12,7 +12,7 @@ from itertools import chain
 
 from attrs import evolve, field, frozen
 
-from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refusal, Stage
+from tproxy.model import Binding, DestinationRequest, GreetingMode, ListenerKey, Reason, Refusal, Stage
 from tproxy.operator.manifests import (
     FAILURE,
     SUCCESS,
@@ -42,6 +42,13 @@ TRANSIENT = frozenset(
     }
 )
 """Why a destination may not be known for a while: no verdict on the destination itself."""
+
+GONE = {
+    Reason.DESTINATION_NOT_FOUND: "the destination is gone",
+    Reason.TENANT_NOT_FOUND: "the tenant is gone",
+    Reason.TENANT_NOT_SUBSCRIBED: "the tenant is no longer subscribed",
+}
+"""Why an open port is closed, and how that is said: offboarding, never a mistake of ours such as a bad key."""
 
 
 # What is there
@@ -96,10 +103,14 @@ class Listening:
 
 @frozen
 class Known:
-    """What a destination's port depends on: the name of its protocol and the port where none is asked for."""
+    """What a destination's port depends on: the name of its protocol and the port where none is asked for.
+
+    `asks` says that applications bring the credential, whatever greeting the resource chooses.
+    """
 
     protocol: str
     port: int
+    asks: bool = False
 
 
 @frozen
@@ -314,17 +325,17 @@ def _settle(
     if known is None:
         return (), None
     if isinstance(known, Refusal):
-        if known.reason is Reason.DESTINATION_NOT_FOUND:
-            return (Close(key, "the destination is gone"),) if there else (), _down(key, known)
+        if known.reason in GONE:
+            return (Close(key, GONE[known.reason]),) if there else (), _down(key, known)
         if record is None or not record.active:
             return (), _down(key, known)
     if key in observed.failures:
         return (), _down(key, observed.failures[key], there, observed.cluster.address)
 
     if isinstance(known, Known):
-        binding = evolve(binding, protocol=known.protocol)
+        binding = _bound(binding, known.protocol, known.asks)
     elif there is not None:
-        binding = evolve(binding, protocol=there.binding.protocol)
+        binding = _bound(binding, there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN)
     steps: list[Action] = []
     moves = record is not None and asked not in (0, record.asked)
     preferred = asked if record is None or moves else record.port
@@ -347,6 +358,11 @@ def _settle(
         return steps, ListenerStatus(key, observed.cluster.address, port, True, SUCCESS)
     before = observed.cluster.told(key, port) if known.reason in TRANSIENT else None
     return steps, before or _down(key, known, now, observed.cluster.address)
+
+
+def _bound(binding: Binding, protocol: str, asks: bool) -> Binding:
+    """A binding as its destination wants it."""
+    return evolve(binding, protocol=protocol, greeting=GreetingMode.LOGIN if asks else binding.greeting)
 
 
 def _usable(record: Record, there: Listening | None, blocked: frozenset[int]) -> bool:

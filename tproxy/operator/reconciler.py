@@ -93,7 +93,7 @@ class Pauses(Generic[T]):
 
 
 class Descriptions:
-    """What is known of the destinations that are asked for: the protocol, or a refusal.
+    """What is known of the destinations that are asked for: what their ports depend on, or a refusal.
 
     A store that does not answer is no verdict: what was known before stays known.
 
@@ -143,7 +143,7 @@ class Descriptions:
 
     def _read(self, destination: Destination) -> Known:
         protocol = destination.route.protocol
-        return Known(protocol, self._protocols[protocol])
+        return Known(protocol, self._protocols[protocol], destination.asks)
 
     def _answered(self, answer: Known | Refusal, request: DestinationRequest, token: object) -> None:
         if self._asked.get(request) is not token:

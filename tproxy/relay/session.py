@@ -8,10 +8,8 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
-    IAddress,
+    IDelayedCall,
     IHalfCloseableProtocol,
-    IProtocol,
-    IProtocolFactory,
     IPushProducer,
 )
 from twisted.internet.protocol import Protocol, connectionDone
@@ -20,16 +18,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.lines import Dialogue
-from tproxy.model import Binding, Code, Reason, Refusal, RefusedError, Stage
+from tproxy.model import Binding, GreetingMode, Offered, Reason, Refusal, RefusedError, Stage
 from tproxy.net.transport import Transport
 from tproxy.relay.pipe import Pipe
 from tproxy.relay.upstream import ClientHalf
 from tproxy.relay.walk import Services, Walk
 from tproxy.session import (
     LINE_LIMIT,
+    Accepted,
     Close,
+    CredentialOffered,
     Effect,
     Ended,
+    Expired,
     Forward,
     Greeting,
     HandOver,
@@ -42,58 +43,17 @@ from tproxy.session import (
 log = Logger()
 
 GREETING_SECONDS = 30.0
-"""The time from accept to greeting, for all that happens in between."""
+"""The time from accept to greeting, for all that happens in between.
+
+Where the application brings the credential it is the time to do so, at first and after a refusal, and that of a login.
+"""
 
 TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that begins a handshake; no command of a mail protocol begins so."""
 
+_LEFT = "the application left before it was logged in"
+
 _numbers = count(1)
-
-
-@implementer(IProtocolFactory)
-class SessionFactory:
-    """Makes the sessions of one listener, all of one destination and tenant.
-
-    A changed `binding` concerns the sessions to come.
-    """
-
-    def __init__(self, binding: Binding, services: Services) -> None:
-        self.binding = binding
-        self.sessions: set[Session] = set()
-        self._services = services
-
-    def doStart(self) -> None:
-        """Nothing is prepared."""
-
-    def doStop(self) -> None:
-        """The sessions outlive the port."""
-
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
-        limit = self._services.connections_per_listener
-        if len(self.sessions) >= limit:
-            return Session(self._services, self.binding, _ignore, _full(limit)).downstream
-        session = Session(self._services, self.binding, self.sessions.discard)
-        self.sessions.add(session)
-        return session.downstream
-
-    def revoke(self, reason: str) -> None:
-        """End all sessions now; `reason` is for the log."""
-        for session in list(self.sessions):
-            session.revoke(reason)
-
-
-def _ignore(session: Session) -> None:
-    """It was never counted."""
-
-
-def _full(limit: int) -> Refusal:
-    return Refusal(
-        Stage.ACCEPT,
-        Reason.LIMIT_REACHED,
-        f"{limit} connections are open already",
-        "close idle connections, or raise config.limits.connectionsPerListener",
-        Code.LIMIT,
-    )
 
 
 @implementer(IHalfCloseableProtocol)
@@ -125,7 +85,8 @@ class _ServerHalf(Protocol):
 class Session:
     """A connection of an application on its way through resolve, connect, login, dialogue and relay.
 
-    With a `refusal` it gets no further than that; `ended` is called when the connection is gone.
+    With a `refusal` it gets no further than that; `ended` is called when the connection is gone. An
+    application that brings the credential is greeted first, and its login may be tried several times.
     """
 
     __slots__ = (
@@ -168,27 +129,38 @@ class Session:
         plugin = services.plugins[binding.protocol]
         self._server = Dialogue(plugin.greet(Greeting(binding.key.service, binding.greeting)))
         self._walking: Deferred[None] | None = None
+        self._deadline: IDelayedCall | None = None
         self._client: ClientHalf | None = None
         self._pipe: Pipe | None = None
         self._fin = False
-        self._deadline = services.clock.callLater(GREETING_SECONDS, self._expired)
         self.downstream = _ServerHalf(self)
 
-    # before the greeting
+    # before the login
 
     def begin(self) -> None:
         """What comes out is a greeting or a refusal."""
         self.downstream.transport.registerProducer(self, True)
         if self._refusal is not None:
             self.refuse(self._refusal)
+        elif self._asks:
+            self._limit()
+            self._serve(self._server.tell(Accepted()))
         else:
-            self._walking = Deferred.fromCoroutine(self._come_in())
-            self._walking.addErrback(self._failed)
+            self._set_out()
 
-    async def _come_in(self) -> None:
-        client, outcome = await self._walk.logged_in()
+    @property
+    def _asks(self) -> bool:
+        return self._binding.greeting is GreetingMode.LOGIN
+
+    def _set_out(self, offered: Offered | None = None) -> None:
+        self._limit()
+        self._walking = Deferred.fromCoroutine(self._come_in(offered))
+        self._walking.addErrback(self._failed)
+
+    async def _come_in(self, offered: Offered | None) -> None:
+        client, outcome = await self._walk.logged_in(offered)
         self._walking = None
-        self._deadline.cancel()
+        self._unlimit()
         log.info(
             "{listener} #{connection}: logged in after {seconds:.3f} s",
             event="session.started",
@@ -205,6 +177,15 @@ class Session:
                 said = client.dialogue.rest()
                 self._serve(self._server.tell(outcome) + self._server.receive_upstream(said))
 
+    def _limit(self) -> None:
+        self._unlimit()
+        self._deadline = self._services.clock.callLater(GREETING_SECONDS, self._expired)
+
+    def _unlimit(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
     def _expired(self) -> None:
         if self._walk.client is not None:
             self._walk.client.expire()
@@ -218,6 +199,11 @@ class Session:
                     "see which stage takes so long with `tproxy check`",
                 )
             )
+        else:
+            words = f"the application did not log in within {GREETING_SECONDS:g} s"
+            remedy = "let it bring what the destination exchanges for a token"
+            self._note_refusal(Refusal(Stage.LOGIN, Reason.TIMED_OUT, words, remedy))
+            self._serve(self._server.tell(Expired()))
 
     def _failed(self, failure: Failure) -> None:
         self._walking = None
@@ -233,7 +219,13 @@ class Session:
                 self.refuse(Refusal(self._walk.stage, Reason.INTERNAL_ERROR, words))
 
     def refuse(self, refusal: Refusal) -> None:
-        """Tell the application, in the protocol's words, that there will be no session."""
+        """Tell the application, in the protocol's words, that there is no session."""
+        self._note_refusal(refusal)
+        if self._asks:
+            self._limit()
+        self._serve(self._server.tell(Refuse(refusal)))
+
+    def _note_refusal(self, refusal: Refusal) -> None:
         log.warn(
             "{listener} #{connection}: refused at {stage}: {message}",
             event="session.refused",
@@ -244,11 +236,9 @@ class Session:
             seconds=self._seconds(),
             **self._fields,
         )
-        self._serve(self._server.tell(Refuse(refusal)))
 
     def _stop_walking(self) -> None:
-        if self._deadline.active():
-            self._deadline.cancel()
+        self._unlimit()
         walking, self._walking = self._walking, None
         if walking is not None:
             walking.cancel()
@@ -262,16 +252,17 @@ class Session:
         self._serve(self._server.receive(data))
 
     def half_closed(self) -> None:
-        if self.downstream.transport.received == 0 and self._walking is not None:
-            self._give_up("the application left before the greeting")
+        waits = self._walking is not None and self.downstream.transport.received > 0
+        if self._deadline is not None and not waits:
+            self._give_up(_LEFT)
             return
         self._fin = True
         self._serve(self._server.tell(Ended()))
 
     def lost(self) -> None:
         """The connection to the application is gone."""
-        if self._walking is not None:
-            self._note("session.abandoned", "the application left before the greeting")
+        if self._deadline is not None:
+            self._note("session.abandoned", _LEFT)
         self._over()
 
     def _give_up(self, words: str) -> None:
@@ -300,12 +291,20 @@ class Session:
                     self.downstream.transport.write(octets)
                 case Forward(octets):
                     self._upstream.transport.write(octets)
+                case CredentialOffered(offered):
+                    self._attend()
+                    self._set_out(offered)
+                    return
                 case HandOver(octets):
                     self._relay(self._upstream, octets)
                     return
                 case Close():
                     self._close()
                     return
+        self._attend()
+
+    def _attend(self) -> None:
+        """Listen to the application, unless it said enough or does not take what it is told."""
         if self._server.held < LINE_LIMIT and not self.downstream.transport.undelivered:
             self.downstream.transport.resumeProducing()
         else:
@@ -343,6 +342,7 @@ class Session:
             self._pipe.half_closed()
 
     def _close(self) -> None:
+        self._unlimit()
         if self._client is not None:
             self._client.ignore()
             self._client.transport.loseConnection()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
 from tproxy.interfaces import IDestinationStore, IProtocolPlugin
-from tproxy.model import DestinationRequest, Reason, RefusedError, Resolution, Stage
+from tproxy.model import (
+    Bearer,
+    DestinationRequest,
+    Offered,
+    Reason,
+    Refusal,
+    RefusedError,
+    Resolution,
+    Stage,
+)
 from tproxy.net.endpoints import Connector
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
-from tproxy.session import Login
+from tproxy.session import HandOver, Login
 
 
 @frozen
@@ -44,22 +54,28 @@ class Walk:
         self.stage = Stage.RESOLVE
         self.client: ClientHalf | None = None
 
-    async def logged_in(self) -> tuple[ClientHalf, Outcome]:
-        """The connection once it is logged in, and how. Raises `RefusedError`."""
+    async def logged_in(self, offered: Offered | None = None) -> tuple[ClientHalf, Outcome]:
+        """The connection once it is logged in, and how. Raises `RefusedError`.
+
+        `offered` is what the application brought, None where it was greeted as one that need not bring
+        anything: a destination that wants it the other way by now is refused.
+        """
         store = self._services.store
-        resolution = await store.resolve(self._request)
+        self.stage = Stage.RESOLVE
+        resolution = await store.resolve(self._request, offered)
         self.stage = Stage.LOGIN
-        attempt = await self._services.attempts.turn((self._request, resolution.destination.login))
+        key = (self._request, resolution.destination.login, _digest(offered))
+        attempt = await self._services.attempts.turn(key)
         try:
             try:
-                logged_in = await self._log_in(resolution)
+                logged_in = await self._log_in(resolution, offered)
             except RefusedError as error:
                 if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
                     raise
-                fresh = await store.renew(self._request, resolution.credential)
+                fresh = await store.renew(self._request, resolution.credential, offered)
                 if fresh is None:
                     raise
-                logged_in = await self._log_in(fresh)
+                logged_in = await self._log_in(fresh, offered)
         except RefusedError as error:
             attempt.refused(error.refusal)
             raise
@@ -69,8 +85,16 @@ class Walk:
         attempt.accepted()
         return logged_in
 
-    async def _log_in(self, resolution: Resolution) -> tuple[ClientHalf, Outcome]:
-        services, route, scope = self._services, resolution.destination.route, self._request
+    async def _log_in(self, resolution: Resolution, offered: Offered | None) -> tuple[ClientHalf, Outcome]:
+        services, route = self._services, resolution.destination.route
+        scope: Hashable = self._request
+        match offered, resolution:
+            case None, Resolution(destination) if not destination.asks:
+                pass
+            case Offered(), Resolution(destination, Bearer(user)) if destination.asks:
+                scope = (self._request, user)  # what one user's connection verified says nothing to another
+            case _:
+                raise RefusedError(_changed(offered))
         plugin, connector = services.plugins[route.protocol], services.connector
         login = Login(
             credential=resolution.credential,
@@ -100,5 +124,28 @@ class Walk:
             raise
         finally:
             self.client = None
+        if offered is not None and isinstance(outcome, HandOver):  # nobody logged in
+            client.abandon()
+            raise RefusedError(_changed(offered))
         client.transport.keep_session()
         return client, outcome
+
+
+def _digest(offered: Offered | None) -> bytes | None:
+    """What an offer is known by once it is made: the offer itself is not kept."""
+    if offered is None:
+        return None
+    said = f"{offered.user}\0{offered.secret.reveal()}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()
+
+
+def _changed(offered: Offered | None) -> Refusal:
+    now, then = "wants a credential of the application", "as one that is logged in already"
+    if offered is not None:
+        now, then = "takes no credential of an application", "as one that brings it"
+    return Refusal(
+        Stage.RESOLVE,
+        Reason.DESTINATION_CHANGED,
+        f"the destination {now}, and this one was greeted {then}",
+        "connect again once the port follows the changed document",
+    )

@@ -7,7 +7,8 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from tproxy.interfaces import ICommentary, IProtocolPlugin
-from tproxy.protocols.imap4 import commentary
+from tproxy.model import GreetingMode
+from tproxy.protocols.imap4 import asking, commentary
 from tproxy.protocols.imap4 import greeting as server_half
 from tproxy.protocols.imap4 import login as client_half
 from tproxy.protocols.imap4 import probe as probing
@@ -29,6 +30,8 @@ class IMAP:
 
     def greet(self, greeting: Greeting) -> Machine:
         """The server half: from the greeting of an application to its first real command."""
+        if greeting.mode is GreetingMode.LOGIN:
+            return asking.machine(greeting)
         return server_half.machine(greeting)
 
     def probe(self, login: Login, capabilities: tuple[str, ...]) -> Machine:

@@ -1,6 +1,7 @@
 """The server half: greets an application, and speaks for itself until a command is the mail server's business.
 
 Nothing of a login that an application makes is checked, kept or passed on: the session is logged in already.
+Where the application has to bring a credential first, see `asking`, which ends in the same conversation.
 
     Waiting ─ LoggedIn ── Conversation ── the first other command ── HandOver
                             Commanding ⇄ LOGIN: Swallowing, Continuing · AUTHENTICATE: Prompting
@@ -46,7 +47,7 @@ from tproxy.session import (
 LITERAL_LIMIT = LINE_LIMIT
 """The largest literal that is read before the relay, in octets."""
 
-_WORDS = {
+WORDS = {
     Code.AUTHENTICATION_FAILED: "the mail server refused the login",
     Code.AUTHORIZATION_FAILED: "the mail server refused access to the mailbox",
     Code.CONTACT_ADMIN: "the destination has to be corrected, ask its administrator",
@@ -55,6 +56,7 @@ _WORDS = {
     Code.PRIVACY_REQUIRED: "the mail server offers no encryption",
     Code.UNAVAILABLE: "the mail server is not available, try again later",
 }
+"""What an application is told, by the code of a refusal."""
 
 # What is read from the application next
 
@@ -155,10 +157,12 @@ class Conversation:
 
     `shown` is what CAPABILITY answers now, `inside` what it answers after a login; `flow` is where the
     mail server stands: as long as it is in the middle of a response, the application is not answered.
+    In mode `LOGIN` it has logged in, and may not do so again: it could mean somebody else.
     """
 
     shown: tuple[str, ...]
     inside: tuple[str, ...]
+    mode: GreetingMode = GreetingMode.PREAUTH
     phase: Phase = Commanding()
     flow: Flow = field(factory=Between)
     stage: ClassVar[Stage] = Stage.LOGIN
@@ -188,11 +192,11 @@ def step(state: State, event: Event) -> Moved:
         case Waiting(greeting), LoggedIn(capabilities):
             return _greet(greeting, capabilities)
         case Waiting(), Refuse(refusal):
-            return Over(Stage.GREETING), (_bye(refusal.code), Close())
+            return Over(Stage.GREETING), (bye(refusal.code), Close())
         case Waiting(), Ended():
             return Over(Stage.GREETING), (Close(),)
         case Waiting(), _:
-            return Over(Stage.GREETING), (_bye(Code.UNAVAILABLE), Close())
+            return Over(Stage.GREETING), (bye(Code.UNAVAILABLE), Close())
 
         # the mail server (RFC 9051, section 7)
         case Conversation(), Upstream(Line() | Literal() as said):
@@ -218,9 +222,9 @@ def step(state: State, event: Event) -> Moved:
 
         # endings; an unfinished line may hold a password and goes nowhere
         case Conversation(), LineTooLong():
-            return Over(), (_bye(Code.LIMIT, "the line is too long"), Close())
+            return Over(), (bye(Code.LIMIT, "the line is too long"), Close())
         case Conversation(flow=Between()), Refuse(refusal):
-            return Over(), (_bye(refusal.code), Close())
+            return Over(), (bye(refusal.code), Close())
         case Conversation(), Refuse():
             return Over(), (Close(),)
         case Conversation(phase=Commanding() | Swallowing() | Continuing() | Prompting(), flow=Between()), Ended():
@@ -231,18 +235,20 @@ def step(state: State, event: Event) -> Moved:
 
 def _greet(greeting: Greeting, capabilities: tuple[str, ...]) -> Moved:
     inside = grammar.inside(capabilities)
-    state = Conversation((*inside, *grammar.SASL_SHOWN), inside)
+    state = Conversation((*inside, *grammar.SASL_SHOWN), inside, greeting.mode)
     condition = b"PREAUTH" if greeting.mode is GreetingMode.PREAUTH else b"OK"
     words = f" {greeting.name} ready\r\n".encode()
-    return state, (Send(b"* " + condition + b" [" + _list(state.shown) + b"]" + words),)
+    return state, (Send(b"* " + condition + b" [" + listing(state.shown) + b"]" + words),)
 
 
 def _command(state: Conversation, line: Line) -> Moved:
     match grammar.command(line.text):
         case Command(tag, "CAPABILITY", b""):
-            return _answer(state, tag, b"OK that is all", before=b"* " + _list(state.shown) + b"\r\n")
+            return _answer(state, tag, b"OK that is all", before=b"* " + listing(state.shown) + b"\r\n")
         case Command(tag, "LOGIN", rest):
             return _arguments(state, tag, rest, 2)
+        case Command(tag, "AUTHENTICATE") if state.mode is GreetingMode.LOGIN:
+            return _logged_in(state, tag)
         case Command(tag, "AUTHENTICATE", rest):
             return _authenticate(state, tag, rest.split())
         case Command(tag, "STARTTLS"):
@@ -268,7 +274,7 @@ def _arguments(state: Conversation, tag: bytes, text: bytes, missing: int) -> Mo
             asked = (Send(b"+ go on\r\n"),) if waits else ()
             return evolve(state, phase=Swallowing(tag, octets, missing - count)), asked
         case _, Announced(waits=False):  # its octets are on their way, and must not be taken for commands
-            return Over(), (_bye(Code.LIMIT, "the literal is too large or out of place"), Close())
+            return Over(), (bye(Code.LIMIT, "the literal is too large or out of place"), Close())
         case _:
             return _answer(state, tag, b"BAD LOGIN takes a user and a password")
 
@@ -299,8 +305,10 @@ def _prompt(state: Conversation, tag: bytes, prompts: tuple[bytes, ...]) -> Move
 
 
 def _logged_in(state: Conversation, tag: bytes) -> Moved:
+    if state.mode is GreetingMode.LOGIN:
+        return _answer(state, tag, b"BAD you are logged in already")
     state = evolve(state, shown=state.inside)
-    return _answer(state, tag, b"OK [" + _list(state.shown) + b"] logged in already")
+    return _answer(state, tag, b"OK [" + listing(state.shown) + b"] logged in already")
 
 
 def _forward(state: Conversation, tag: bytes, line: Line) -> Moved:
@@ -337,9 +345,11 @@ def _answer(state: Conversation, tag: bytes, words: bytes, before: bytes = b"") 
     return evolve(state, phase=Commanding()), (Send(before + tag + b" " + words + b"\r\n"),)
 
 
-def _bye(code: Code, words: str = "") -> Send:
-    return Send(f"* BYE [{code}] {words or _WORDS[code]}\r\n".encode())
+def bye(code: Code, words: str = "") -> Send:
+    """An untagged BYE, in our words."""
+    return Send(f"* BYE [{code}] {words or WORDS[code]}\r\n".encode())
 
 
-def _list(capabilities: tuple[str, ...]) -> bytes:
+def listing(capabilities: tuple[str, ...]) -> bytes:
+    """CAPABILITY, as a response code and as a response."""
     return " ".join(("CAPABILITY", *capabilities)).encode()
