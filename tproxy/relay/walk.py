@@ -22,7 +22,7 @@ from tproxy.model import (
     Stage,
 )
 from tproxy.net.endpoints import Connector
-from tproxy.relay.attempts import Attempts
+from tproxy.relay.attempts import Attempt, Attempts
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
 from tproxy.session import HandOver, Login
 
@@ -64,8 +64,7 @@ class Walk:
         self.stage = Stage.RESOLVE
         resolution = await store.resolve(self._request, offered)
         self.stage = Stage.LOGIN
-        key = (self._request, resolution.destination.login, _digest(offered))
-        attempt = await self._services.attempts.turn(key)
+        attempt = await self._turn(resolution, offered)
         try:
             try:
                 logged_in = await self._log_in(resolution, offered)
@@ -75,6 +74,9 @@ class Walk:
                 fresh = await store.renew(self._request, resolution.credential, offered)
                 if fresh is None:
                     raise
+                if fresh.destination.login != resolution.destination.login:  # as little proven as any new credential
+                    attempt.refused(error.refusal)
+                    attempt = await self._turn(fresh, offered)
                 logged_in = await self._log_in(fresh, offered)
         except RefusedError as error:
             attempt.refused(error.refusal)
@@ -84,6 +86,10 @@ class Walk:
             raise
         attempt.accepted()
         return logged_in
+
+    async def _turn(self, resolution: Resolution, offered: Offered | None) -> Attempt:
+        key = (self._request, resolution.destination.login, _digest(offered))
+        return await self._services.attempts.turn(key)
 
     async def _log_in(self, resolution: Resolution, offered: Offered | None) -> tuple[ClientHalf, Outcome]:
         services, route = self._services, resolution.destination.route
