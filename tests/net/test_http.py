@@ -39,7 +39,7 @@ from tproxy.net.http import (
 from tproxy.net.resolver import Resolver
 from tproxy.net.trust import TrustStore
 from tproxy.testing.certificates import Authority
-from tproxy.testing.tokens import _Certified
+from tproxy.testing.tokens import Certified
 
 LOOPBACK = frozenset({"127.0.0.1"})
 SYSTEM = Trust()
@@ -106,7 +106,7 @@ class HTTPTests(TestCase):
         if tls is None:
             port = yield reactor.listenTCP(0, factory, interface="127.0.0.1")
         else:
-            port = yield reactor.listenSSL(0, factory, _Certified(tls), interface="127.0.0.1")
+            port = yield reactor.listenSSL(0, factory, Certified(tls), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         return f"http{'s' if tls else ''}://127.0.0.1:{port.getHost().port}"
 

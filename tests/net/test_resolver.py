@@ -120,11 +120,30 @@ class ResolverTests(SynchronousTestCase):
 
     def test_odd_spellings(self) -> None:
         """What the system's resolver takes for an address is judged by what it makes of it."""
-        for host in ("127.1", "0x7f.1", "2130706433", "localhost"):
+        for host in ("127.1", "0x7f.1", "2130706433"):
             with self.subTest(host):
                 result = self.resolver.resolve(host, 993)
                 self.names.answer(host, "127.0.0.1")
                 self.refused(result, Reason.ADDRESS_REFUSED)
+
+    def test_localhost(self) -> None:
+        """Names of this host are loopback, whatever DNS says (RFC 6761, section 6.3), and are judged as such."""
+        open_to = {"127.0.0.0/8": ("127.0.0.1",), "::1": ("::1",)}
+        for host in ("localhost", "LocalHost.", "acme.authentication.localhost"):
+            with self.subTest(host):
+                self.refused(self.resolver.resolve(host, 993), Reason.ADDRESS_REFUSED)
+                for network, addresses in open_to.items():
+                    resolver = Resolver(self.reactor, Guard([ip_network(network)]))
+                    self.assertEqual(self.successResultOf(resolver.resolve(host, 993)), addresses)
+                both = Resolver(self.reactor, Guard(list(map(ip_network, open_to))))
+                self.assertEqual(self.successResultOf(both.resolve(host, 993)), ("127.0.0.1", "::1"))
+        self.assertEqual(self.names.asked, [])
+
+    def test_localhost_of_others(self) -> None:
+        """A name that only looks so is looked up."""
+        for host in ("notlocalhost", "localhost.example"):
+            self.resolver.resolve(host, 993)
+        self.assertEqual(self.names.asked, ["notlocalhost", "localhost.example"])
 
     def test_no_names(self) -> None:
         """A host that is no name is not looked up."""
@@ -273,16 +292,6 @@ class ResolverTests(SynchronousTestCase):
 
 class SystemResolver(TestCase):
     """With the resolver of this system: names that need no network."""
-
-    async def test_localhost(self) -> None:
-        """A name of the hosts file is found, and opened by an allowed network only."""
-        from twisted.internet import reactor
-
-        allowed = Resolver(reactor, Guard([ip_network("127.0.0.0/8")]))
-        self.assertIn("127.0.0.1", await allowed.resolve("localhost", 993))
-        with self.assertRaises(RefusedError) as raised:
-            await Resolver(reactor, Guard([])).resolve("localhost", 993)
-        self.assertEqual(raised.exception.refusal.reason, Reason.ADDRESS_REFUSED)
 
     async def test_odd_spellings(self) -> None:
         """Whatever spelling getaddrinfo takes for an address, the guard sees the address."""

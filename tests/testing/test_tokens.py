@@ -17,9 +17,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import tproxy
-from tproxy.net.http import Answer, Client
+from tproxy.net.http import Answer
+from tproxy.net.http import Client as HTTPClient
 from tproxy.testing.certificates import Authority
-from tproxy.testing.tokens import HUGE, SILENT, TokenEndpoint
+from tproxy.testing.tokens import HUGE, SILENT, Client, TokenEndpoint
 from tproxy.testing.tokens import Answer as Said
 
 ROOT = str(Path(tproxy.__file__).absolute().parent.parent)
@@ -33,7 +34,7 @@ class TokenEndpointTests(SynchronousTestCase):
         self.clock = Clock()
         self.endpoint = TokenEndpoint(self.clock, seconds=60, username="anna")
         self.agent = RequestTraversalAgent(self.endpoint)
-        self.client = Client(self.agent, self.clock)
+        self.client = HTTPClient(self.agent, self.clock)
 
     def ask(self, form: list[tuple[str, str]], path: str = "token", **headers: str) -> Answer:
         asked = self.client.ask("POST", f"https://tokens.example.com/{path}", headers=headers, form=form)
@@ -77,6 +78,68 @@ class TokenEndpointTests(SynchronousTestCase):
         ):
             answer = self.ask(form, **headers)
             self.assertEqual((answer.status, self.said(answer)["error"]), (status, error))
+
+    def grant(self, status: int = 200, **form: str) -> dict[str, Any]:
+        answer = self.ask([*FORM[1:], *form.items()])
+        self.assertEqual(answer.status, status)
+        return self.said(answer)
+
+    def username(self, token: str) -> str:
+        name: str = self.said(self.ask([("token", token)], "introspect"))["username"]
+        return name
+
+    def test_scope(self) -> None:
+        """The scope that was asked for is the one that is given."""
+        self.assertEqual(self.said(self.ask([*FORM, ("scope", "mail")]))["scope"], "mail")
+
+    def test_clients(self) -> None:
+        """Each client's own tokens are its user's."""
+        self.endpoint.clients["other"] = Client("o", "bert")
+        for form, user in ((FORM, "anna"), ([*FORM[:1], ("client_id", "other"), ("client_secret", "o")], "bert")):
+            token = self.said(self.ask(form))["access_token"]
+            self.assertEqual(self.username(token), user)
+        self.assertEqual(self.said(self.ask([("token", token)], "introspect"))["client_id"], "other")
+        self.assertNotIn("'o'", repr(self.endpoint.clients))
+
+    def test_refresh_token(self) -> None:
+        """A refresh token gives its user's tokens to its client, as often as it is wanted."""
+        for token in (self.endpoint.refresh_token("cleo"), self.endpoint.refresh_token("cleo", "client", "known")):
+            for _ in range(2):
+                fields = self.grant(grant_type="refresh_token", refresh_token=token)
+                self.assertEqual(self.username(fields["access_token"]), "cleo")
+                self.assertNotIn("refresh_token", fields)
+        for wrong in (self.endpoint.refresh_token("cleo", "another client"), "unknown", ""):
+            fields = self.grant(400, grant_type="refresh_token", refresh_token=wrong)
+            self.assertEqual(fields["error"], "invalid_grant")
+
+    def test_rotation(self) -> None:
+        """Where refresh tokens rotate, each is good once and brings the next."""
+        self.endpoint.rotates = True
+        first = self.endpoint.refresh_token("cleo")
+        second = self.grant(grant_type="refresh_token", refresh_token=first)["refresh_token"]
+        self.grant(400, grant_type="refresh_token", refresh_token=first)
+        fields = self.grant(grant_type="refresh_token", refresh_token=second)
+        self.assertEqual(self.username(fields["access_token"]), "cleo")
+
+    def test_code(self) -> None:
+        """A code gives its user's token once, and a refresh token with it."""
+        code = self.endpoint.code("cleo", "client", code="known")
+        fields = self.grant(grant_type="authorization_code", code=code)
+        self.assertEqual(self.username(fields["access_token"]), "cleo")
+        fields = self.grant(grant_type="refresh_token", refresh_token=fields["refresh_token"])
+        self.assertEqual(self.username(fields["access_token"]), "cleo")
+        self.assertEqual(self.grant(400, grant_type="authorization_code", code=code)["error"], "invalid_grant")
+
+    def test_code_of_others(self) -> None:
+        """What was said when a code was asked for has to be said again; a code is spent by trying."""
+        said = {"redirect_uri": "https://app.example/", "code_verifier": "v" * 43}
+        fields = self.grant(grant_type="authorization_code", code=self.endpoint.code("cleo", **said), **said)
+        self.assertEqual(self.username(fields["access_token"]), "cleo")
+        for wrong in ({}, {"redirect_uri": said["redirect_uri"]}, said | {"code_verifier": "w"}):
+            code = self.endpoint.code("cleo", **said)
+            self.grant(400, grant_type="authorization_code", code=code, **wrong)
+            self.grant(400, grant_type="authorization_code", code=code, **said)
+        self.grant(400, grant_type="authorization_code", code=self.endpoint.code("cleo", "another client"))
 
     def test_introspection(self) -> None:
         """A mail server may ask whose token it is, in both of the usual ways."""

@@ -28,6 +28,9 @@ CACHE_LIMIT = 1024
 
 Addresses = tuple[str, ...]
 
+LOCALHOST: Addresses = ("127.0.0.1", "::1")
+"""What `localhost` and every name below it is (RFC 6761, section 6.3), the address first that every host listens on."""
+
 
 @frozen
 class _Answer:
@@ -86,6 +89,8 @@ class Resolver:
         return self._addresses_of(name).addCallback(self._checked, name, port)
 
     def _addresses_of(self, name: str) -> Deferred[Addresses]:
+        if name == "localhost" or name.endswith(".localhost"):
+            return succeed(LOCALHOST)
         answer = self._answers.get(name)
         if answer is not None and self._clock.seconds() < answer.until:
             self._answers.move_to_end(name)
