@@ -59,6 +59,7 @@ config:
   logging:
     level: WARNING
   destinations:
+    maxAge: 60
     maxStale: 7200
 additionalCAs:
   file: ca.pem
@@ -88,7 +89,7 @@ EXPECTED = Config(
         True,
         "clusterWide",
     ),
-    limits=Limits(15, 7200),
+    limits=Limits(15, 60, 7200),
     log_level="warn",
     additional_cas=FOLDER / "ca.pem",
 )
@@ -242,23 +243,23 @@ class ErrorTests(SynchronousTestCase):
                 "loud",
                 "28: config.logging.level: 'loud' is not one of debug, info, warn, warning, error, critical",
             ),
-            ("  file: ca.pem", "  file: [ca.pem]", "32: additionalCAs.file: a list is not a text"),
-            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "31: additionalCAs: 'ca.pem' is not a mapping"),
-            ("    state: state.json\n", "", "34: cluster.local.state: is missing"),
-            ("  local:\n    directory: resources", "  local:", "34: cluster.local.directory: is missing"),
+            ("  file: ca.pem", "  file: [ca.pem]", "33: additionalCAs.file: a list is not a text"),
+            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "32: additionalCAs: 'ca.pem' is not a mapping"),
+            ("    state: state.json\n", "", "35: cluster.local.state: is missing"),
+            ("  local:\n    directory: resources", "  local:", "35: cluster.local.directory: is missing"),
             (
                 "0.0.0.0",
                 "localhost",
-                "36: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
+                "37: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
             ),
-            ("allowRemote: true", "allowRemote: false", f"36: cluster.local.listen: 0.0.0.0 {remote}"),
+            ("allowRemote: true", "allowRemote: false", f"37: cluster.local.listen: 0.0.0.0 {remote}"),
             (
                 "0.0.0.0\n    state: state.json\n    allowRemote: true",
                 '"::"\n    state: s',
-                f"36: cluster.local.listen: :: {remote}",
+                f"37: cluster.local.listen: :: {remote}",
             ),
-            ("cluster:", "clusters:", "33: clusters: unknown key; did you mean cluster?"),
-            ("cluster:", "config:", "33: config: is there twice; the first is in line 1"),
+            ("cluster:", "clusters:", "34: clusters: unknown key; did you mean cluster?"),
+            ("cluster:", "config:", "34: config: is there twice; the first is in line 1"),
         ):
             with self.subTest(mistaken=mistaken):
                 self.assertIn(right, FULL)

@@ -46,11 +46,12 @@ class Security:
 
 @frozen
 class Limits:
-    """Bounds: connections at once per listener, each of them a session of one mail account; and for how many
-    seconds a destination may be served that its store could not be asked about.
+    """Bounds: connections at once per listener, each of them a session of one mail account; for how many seconds a
+    destination is used without asking its store again, and for how many while the store does not answer.
     """
 
     connections_per_listener: int = 10
+    age_seconds: int = 120
     stale_seconds: int = 3600
 
 
@@ -95,6 +96,7 @@ PROVIDER_SUBDOMAIN = Key("config.providerSubdomain", places.subdomain, "")
 INSTANCES = Key("config.integration.destinationService.instances", instances.read)
 DEFAULT_INSTANCE = Key("config.integration.destinationService.defaultInstanceName", places.text, "")
 SHORT_DEFAULT_INSTANCE = Key("config.destinationService.defaultInstanceName", places.text, "")
+MAX_AGE = Key("config.destinations.maxAge", places.whole(1, 3600), Limits().age_seconds)
 MAX_STALE = Key("config.destinations.maxStale", places.whole(0, 7 * 86_400), Limits().stale_seconds)
 ALLOWED_NETWORKS = Key("config.security.allowedNetworks", places.several(places.network), ())
 PLAINTEXT_HOSTS = Key("config.security.plaintextHosts", places.distinct(places.host), frozenset())
@@ -125,6 +127,7 @@ KEYS: tuple[Key[Any], ...] = (
     INSTANCES,
     DEFAULT_INSTANCE,
     SHORT_DEFAULT_INSTANCE,
+    MAX_AGE,
     MAX_STALE,
     ALLOWED_NETWORKS,
     PLAINTEXT_HOSTS,
@@ -163,7 +166,7 @@ def parse(text: str, path: Path) -> Config:
             found[ALLOW_TRUST_ALL],
             found[DEFAULT_SCOPE],
         ),
-        limits=Limits(found[CONNECTIONS], found[MAX_STALE]),
+        limits=Limits(found[CONNECTIONS], found[MAX_AGE], found[MAX_STALE]),
         log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
         additional_cas=found[ADDITIONAL_CAS],
     )

@@ -73,7 +73,8 @@ def build(
 
         ask = asker(Trust(), instance.connect_seconds, instance.read_seconds)
         keys = KeyRing(instance.name, _reader(instance, rules.http_token_hosts, secrets))
-        return Remote(instance, keys, rules, issuer, ask, tokens.put, clock, now, config.limits.stale_seconds)
+        age, stale = config.limits.age_seconds, config.limits.stale_seconds
+        return Remote(instance, keys, rules, issuer, ask, tokens.put, clock, now, age, stale)
 
     return Store({each.name: source(each) for each in config.instances}, tokens, config.default_instance, clock)
 

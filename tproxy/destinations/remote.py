@@ -32,9 +32,6 @@ from tproxy.model import (
 )
 from tproxy.net.http import Answer
 
-FRESH_SECONDS = 120.0
-"""How long a destination is used without asking for it again."""
-
 OUTAGES = frozenset({Reason.STORE_UNAVAILABLE, Reason.TOKEN_UNAVAILABLE})
 """Why a destination may not be told for a while; anything else is an answer."""
 
@@ -96,7 +93,8 @@ class Remote:
     @param bring: keeps a token that came along with a destination, under the key of `key`
     @param clock: monotonic
     @param now: the wall clock, seconds since the epoch
-    @param stale_seconds: how long a destination serves while the service does not answer
+    @param age_seconds: how long a destination is used without asking for it again
+    @param stale_seconds: how long it is while the service does not answer
     """
 
     def __init__(
@@ -109,13 +107,14 @@ class Remote:
         bring: Callable[[Hashable, Fetched[Secret]], None],
         clock: IReactorTime,
         now: Callable[[], float],
+        age_seconds: float,
         stale_seconds: float,
     ) -> None:
         self._rules = evolve(rules, exchanges=True)
         self._issuer = issuer
         self._bring = bring
         self._keys = keys
-        self._valid = max(FRESH_SECONDS, stale_seconds)
+        self._fresh, self._valid = age_seconds, max(age_seconds, stale_seconds)
         self._warnings = Warnings()
         self._changed: list[Callable[[], None]] = []
         self._service_tokens: Cache[Grant, Secret] = Cache(clock, now, what="service token", outages=OUTAGES)
@@ -183,7 +182,7 @@ class Remote:
         token = usable(found.tokens)
         if token is not None and isinstance(destination.login, Grant) and not destination.asks:
             self._bring(self.key(request, destination.login), token)
-        return Fetched(destination, FRESH_SECONDS, self._valid)
+        return Fetched(destination, self._fresh, self._valid)
 
     async def _token(self, request: DestinationRequest, grant: Grant) -> Fetched[Secret]:
         offer = None if grant.offered is None else (grant.kind, Offered("", grant.offered))
