@@ -147,6 +147,23 @@ class Dovecot:
         os.chown(draft, self.uid, self.gid)
         draft.rename(mailbox / "new" / name)
 
+    def change_password(self, user: str, password: str) -> None:
+        """From now on the user logs in with another password."""
+        file = self.folder / "users"
+        lines = (
+            f"{user}:{{PLAIN}}{password}::::::" if line.startswith(f"{user}:") else line
+            for line in file.read_text().splitlines()
+        )
+        draft = file.with_name("users.draft")
+        draft.write_text("".join(f"{line}\n" for line in lines))
+        later = file.stat().st_mtime + 1  # Dovecot reads it again in another second
+        os.utime(draft, (later, later))
+        draft.rename(file)
+
+    def failures(self, user: str) -> int:
+        """How often a login of the user was refused, as far as the log shows."""
+        return len(re.findall(rf"passwd-file\({user},[^\n]*Password mismatch", self.log))
+
     def mailbox(self, *messages: bytes) -> str:
         """The name of a user whom no other test has, with these messages in the INBOX."""
         user = next(_unused)

@@ -81,9 +81,16 @@ class Proxy:
         return path
 
     def resource(
-        self, name: str, *, destination: str = "", greeting: str = "", tenants: str = "", port: int = 0
+        self,
+        name: str,
+        *,
+        destination: str = "",
+        greeting: str = "",
+        tenants: str = "",
+        port: int = 0,
+        instance: str = "",
     ) -> Path:
-        """Write a Destination resource; `tenants` is the annotation."""
+        """Write a Destination resource; `tenants` is the annotation, `instance` another than the default one."""
         annotations = {}
         if greeting:
             annotations["tproxy/greeting"] = greeting
@@ -94,7 +101,11 @@ class Proxy:
             "apiVersion": "destination.connectivity.api.sap/v1",
             "kind": "Destination",
             "metadata": {"name": name, "namespace": "tests", "annotations": annotations},
-            "spec": {"destinationRef": {"name": destination or name}, "service": {"port": port or free_port()}},
+            "spec": {
+                "destinationRef": {"name": destination or name},
+                "service": {"port": port or free_port()},
+                **({"destinationServiceInstanceName": instance} if instance else {}),
+            },
         }
         _replace(path, yaml.safe_dump(resource))
         return path
