@@ -37,7 +37,7 @@ async def until(condition: Callable[[], object]) -> None:
 class StandInTestCase(TestCase):
     """The stand-in has the tenants acme and globex, and the proxy one resource, `mail`, in front of them."""
 
-    timeout = 25
+    timeout = 100
     # twisted.web looks header names up in one table, text and bytes.
     suppress = [util.suppress(category=BytesWarning)]  # noqa: RUF012
 
