@@ -103,6 +103,16 @@ class MailServerTests(TestCase):
         self.assertEqual("t NO LOGIN failed\r\n", await talk.ask("LOGIN nobody x"))
         self.assertEqual("t OK LOGIN succeeded\r\n", await talk.ask("LOGIN ada enchantress"))
 
+    def test_messages(self) -> None:
+        """Each user finds what is meant for that user; where nothing is said, the samples."""
+        users = {"ada": "enchantress", "grace": "nanosecond"}
+        for server, *expected in (
+            (MailServer(users), SAMPLES, SAMPLES),
+            (MailServer(users, lambda user: (user.encode(),)), (b"ada",), (b"grace",)),
+        ):
+            inboxes = [account.folders["INBOX"].messages for account in server.accounts.values()]
+            self.assertEqual(expected, [tuple(message.content.raw for message in inbox) for inbox in inboxes])
+
     async def test_authenticate_plain(self) -> None:
         """AUTHENTICATE PLAIN works, in two steps."""
         talk = await self.connect()

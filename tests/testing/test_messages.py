@@ -152,3 +152,9 @@ class ComposeTests(SynchronousTestCase):
             ("a.txt", "text/plain", b"y"),
         )
         self.assertEqual(compose(*arguments), compose(*arguments))
+
+    def test_recipient(self) -> None:
+        """A message is for Ada, or for whom it says."""
+        arguments = "Subject", "a@mail.example", "Mon, 02 Jun 2025 08:00:00 +0000", "x\n"
+        self.assertEqual("Ada Lovelace <ada@mail.example>", Entity(compose(*arguments)).field("to"))
+        self.assertEqual("b@mail.example", Entity(compose(*arguments, to="b@mail.example")).field("to"))

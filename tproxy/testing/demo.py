@@ -1,4 +1,4 @@
-"""`tproxy demo`: a mail server and tproxy in front of it, on this machine, until Ctrl-C."""
+"""`tproxy demo`: a mail server, a stand-in of SAP BTP, and tproxy, on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from tproxy.model import PROVIDER, ListenerKey, Tenant
+from tproxy.operator.manifests import TENANTS
+from tproxy.places import ConfigError
+from tproxy.testing.btp import BTP, Setup
+from tproxy.testing.btp.__main__ import read, write_key
+from tproxy.testing.btp.setup import Properties, parse
 from tproxy.testing.certificates import Authority
 from tproxy.testing.mailserver import MailServer
+from tproxy.testing.messages import SAMPLES, compose
 
 LOOPBACK = "127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -99,26 +106,35 @@ class Proxy(ProcessProtocol):
 
 @frozen
 class Listener:
-    """Where a destination answers; `wanted` is the port that its resource asks for."""
+    """Where a destination answers; `wanted` is the port that its resource asks for, `user` whose mailbox it is."""
 
-    name: str
+    key: ListenerKey
     address: str
     port: int
     wanted: int
     greeting: str
+    user: str
 
 
 @frozen
 class Examples:
-    """A working copy of the examples: the files are edited to what this machine allows."""
+    """A working copy of the examples, and what the stand-in knows: edited to what this machine allows."""
 
     folder: Path
+    setup: Setup
 
-    def documents(self) -> list[tuple[Path, dict[str, str]]]:
-        """The destination documents that lead to a mail server on this machine."""
+    def destinations(self) -> dict[tuple[Tenant, str], Properties]:
+        """The destinations by tenant and name: those in the folder, and those that the stand-in has for each tenant."""
         paths = sorted((self.folder / "destinations").glob("*.json"))
-        documents = [(path, json.loads(path.read_text())) for path in paths]
-        return [(path, document) for path, document in documents if document.get("mail.imap4s.host") == LOOPBACK]
+        found = {(PROVIDER, path.stem): json.loads(path.read_text()) for path in paths}
+        for tenant, account in self.setup.accounts.items():
+            for level in account.destinations.values():
+                found |= {(tenant, name): properties for name, properties in level.items()}
+        return found
+
+    def mailboxes(self) -> dict[tuple[Tenant, str], Properties]:
+        """The destinations that lead to a mail server on this machine."""
+        return {key: each for key, each in self.destinations().items() if each.get("mail.imap4s.host") == LOOPBACK}
 
     def resources(self) -> list[Mapping[str, Any]]:
         """The Destination resources."""
@@ -126,9 +142,11 @@ class Examples:
         return [resource for path in paths for resource in yaml.safe_load_all(path.read_text())]
 
     def move_mail_server(self, port: int) -> None:
-        """Correct the documents: the mail server is at another port."""
-        for path, document in self.documents():
-            path.write_text(json.dumps({**document, "mail.imap4s.port": str(port)}, indent=2))
+        """Correct the destinations: the mail server is at another port."""
+        for (tenant, name), properties in self.mailboxes().items():
+            properties["mail.imap4s.port"] = str(port)
+            if tenant == PROVIDER:
+                (self.folder / "destinations" / f"{name}.json").write_text(json.dumps(properties, indent=2))
 
     def listeners(self) -> list[Listener] | None:
         """What tproxy opened, once that is all that the resources ask for."""
@@ -136,34 +154,40 @@ class Examples:
             records = json.loads((self.folder / "state.json").read_text())["listeners"]
         except (OSError, ValueError):
             return None
-        opened = {(each["namespace"], each["name"]): each for each in records if each["available"]}
+        opened = {(each["namespace"], each["name"], each["tenant"]): each for each in records if each["available"]}
+        destinations = self.destinations()
         found = []
         for resource in self.resources():
-            metadata = resource["metadata"]
-            record = opened.get((metadata["namespace"], metadata["name"]))
-            if record is None:
-                return None
-            found.append(
-                Listener(
-                    name=f"{metadata['namespace']}/{metadata['name']}",
-                    address=record["address"],
-                    port=record["port"],
-                    wanted=resource["spec"]["service"]["port"],
-                    greeting=metadata.get("annotations", {}).get("tproxy/greeting", "preauth"),
+            metadata, spec = resource["metadata"], resource["spec"]
+            annotations = metadata.get("annotations", {})
+            for tenant in json.loads(annotations.get(TENANTS, f'["{PROVIDER}"]')):
+                record = opened.get((metadata["namespace"], metadata["name"], tenant))
+                if record is None:
+                    return None
+                found.append(
+                    Listener(
+                        key=ListenerKey(metadata["namespace"], metadata["name"], tenant),
+                        address=record["address"],
+                        port=record["port"],
+                        wanted=spec["service"]["port"],
+                        greeting=annotations.get("tproxy/greeting", "preauth"),
+                        user=destinations.get((tenant, spec["destinationRef"]["name"]), {}).get("mail.user", ""),
+                    )
                 )
-            )
-        return sorted(found, key=lambda each: each.name)
+        return sorted(found, key=lambda each: each.key)
 
 
-def open_mail_server(reactor: Any, examples: Examples) -> int:
-    """Serve the mailboxes that the documents name, where they say, or else at another port; returns the port."""
-    documents = [document for _, document in examples.documents()]
-    authority = Authority.create()
-    (examples.folder / "ca.pem").write_text(authority.pem)
+def open_mail_server(reactor: Any, examples: Examples, authority: Authority) -> int:
+    """Serve the mailboxes that the destinations name, where they say, or else at another port; returns the port."""
+    mailboxes = examples.mailboxes()
     certificate = authority.issue(LOOPBACK, "localhost")
     tls = PrivateCertificate.loadPEM(certificate.pem + certificate.key_pem).options()
-    server = MailServer({document["mail.user"]: document["mail.password"] for document in documents})
-    wanted = int(documents[0]["mail.imap4s.port"])
+    tenants_users = {each["mail.user"] for (tenant, _), each in mailboxes.items() if tenant != PROVIDER}
+    server = MailServer(
+        {each["mail.user"]: each["mail.password"] for each in mailboxes.values()},
+        lambda user: [welcome(user)] if user in tenants_users else SAMPLES,
+    )
+    wanted = int(next(iter(mailboxes.values()))["mail.imap4s.port"])
     try:
         reactor.listenSSL(wanted, server, tls, interface=LOOPBACK)
     except CannotListenError:
@@ -172,6 +196,17 @@ def open_mail_server(reactor: Any, examples: Examples) -> int:
         examples.move_mail_server(port)
         return port
     return wanted
+
+
+def welcome(user: str) -> bytes:
+    """The message that a tenant's user finds."""
+    return compose(
+        "Welcome",
+        "Postmaster <postmaster@mail.example>",
+        "Mon, 02 Jun 2025 08:00:00 +0000",
+        f"This is the mailbox of {user}.\n",
+        to=user,
+    )
 
 
 async def opened(reactor: Any, examples: Examples) -> list[Listener] | None:
@@ -185,12 +220,16 @@ async def opened(reactor: Any, examples: Examples) -> list[Listener] | None:
 
 def guide(folder: Path, mail_port: int, listeners: Sequence[Listener]) -> Iterator[str]:
     """What to tell the user once everything answers, line by line."""
-    width = max(len(each.name) for each in listeners)
+    rows = [(f"{each.address}:{each.port}", str(each.key), each.user) for each in listeners]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    holders = {each.port: f"{each.key.service}'s" for each in listeners}
+    tenants = [each for each in listeners if each.key.tenant]
     yield ""
-    yield f"The mailbox of the IMAPS server at {LOOPBACK}:{mail_port} is open, without a password, at"
-    for each in listeners:
-        taken = f" (port {each.wanted} is taken)" if each.port != each.wanted else ""
-        yield f"  {each.address}:{each.port}  {each.name:<{width}}  greets with {each.greeting}{taken}"
+    yield f"The mailboxes of the IMAPS server at {LOOPBACK}:{mail_port} are open, without a password, at"
+    for row, each in zip(rows, listeners, strict=True):
+        note = f" (port {each.wanted} is {holders.get(each.wanted, 'taken')})" if each.port != each.wanted else ""
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {cells}  greets with {each.greeting}{note}"
     for each in [each for each in listeners if each.greeting == "preauth"][:1]:
         yield ""
         yield "Try, and type what is below it:"
@@ -203,12 +242,21 @@ def guide(folder: Path, mail_port: int, listeners: Sequence[Listener]) -> Iterat
         yield "A client that wants to log in may, with any user and password:"
         login = f"m = imaplib.IMAP4('{each.address}', {each.port}); m.login('any', 'any')"
         yield f'  python3 -c "import imaplib; {login}; print(m.select(), m.logout())"'
+    if tenants:
+        yield ""
+        yield "Each tenant reads its own mail; its destination comes from a stand-in of SAP BTP's Destination service:"
+        for each in tenants:
+            read_mail = (
+                f"m = imaplib.IMAP4('{each.address}', {each.port}); m.select(); print(m.fetch('1', 'BODY[TEXT]'))"
+            )
+            yield f'  python3 -c "import imaplib; {read_mail}; m.logout()"'
     yield ""
     yield "Each step of the way to the mail server:"
     command = Path(sysconfig.get_path("scripts")) / "tproxy"
     shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
-    name = listeners[0].name.partition("/")[2]
-    yield "  " + shlex.join([str(shown), "check", name, "--config", str(folder / "tproxy.yaml")])
+    for each in [*listeners[:1], *tenants[:1]]:
+        tenant = ["--tenant", each.key.tenant] if each.key.tenant else []
+        yield "  " + shlex.join([str(shown), "check", each.key.name, *tenant, "--config", str(folder / "tproxy.yaml")])
     yield ""
     yield "Loopback addresses are open here (config.security.allowedNetworks); an installation refuses them."
     yield "Ctrl-C ends the demo and removes its files."
@@ -216,7 +264,11 @@ def guide(folder: Path, mail_port: int, listeners: Sequence[Listener]) -> Iterat
 
 async def serve(reactor: Any, examples: Examples, signalled: Moment) -> None:
     """Serve until a signal comes. Raises Trouble."""
-    mail_port = open_mail_server(reactor, examples)
+    btp = BTP(reactor, examples.setup)
+    mail_port = open_mail_server(reactor, examples, btp.authority)
+    await btp.start(LOOPBACK)
+    (examples.folder / "ca.pem").write_text(btp.authority.pem)
+    write_key(btp, examples.folder / "service-key.json")
     proxy = Proxy(reactor)
     proxy.start(examples.folder)
     try:
@@ -287,8 +339,9 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(temporary).resolve()
         shutil.copytree(original, folder, dirs_exist_ok=True)
         try:
-            run(reactor, Examples(folder))
-        except Trouble as trouble:
+            path = original / "btp.yaml"
+            run(reactor, Examples(folder, parse(read(path), path)))
+        except (ConfigError, Trouble) as trouble:
             print(trouble, file=sys.stderr)
             return 1
     return 0

@@ -149,7 +149,7 @@ class MailServer(Factory):
     """Makes the sessions of an IMAP server.
 
     @param users: passwords by user name
-    @param messages: what every user finds in the inbox
+    @param messages: what a user finds in the inbox, by the user's name
     @param now: the time for messages that come without one
     """
 
@@ -158,10 +158,10 @@ class MailServer(Factory):
     def __init__(
         self,
         users: Mapping[str, str],
-        messages: Iterable[bytes] = SAMPLES,
+        messages: Callable[[str], Iterable[bytes]] = lambda _: SAMPLES,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.accounts = {user.encode(): Account(tuple(messages), now) for user in users}
+        self.accounts = {user.encode(): Account(messages(user), now) for user in users}
         checker = InMemoryUsernamePasswordDatabaseDontUse()
         for user, password in users.items():
             checker.addUser(user.encode(), password.encode())

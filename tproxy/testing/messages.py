@@ -147,11 +147,18 @@ def _addresses(entity: Entity, name: str) -> list[list[str | None]] | None:
     return [[person or None, None, user, host] for person, user, _, host in split] or None
 
 
-def compose(subject: str, author: str, date: str, text: str, *attachments: tuple[str, str, bytes]) -> bytes:
+def compose(
+    subject: str,
+    author: str,
+    date: str,
+    text: str,
+    *attachments: tuple[str, str, bytes],
+    to: str = "Ada Lovelace <ada@mail.example>",
+) -> bytes:
     """A message to look at; an attachment is a file name, a type and its content."""
     message = EmailMessage()
     message["From"] = author
-    message["To"] = "Ada Lovelace <ada@mail.example>"
+    message["To"] = to
     message["Subject"] = subject
     message["Date"] = parsedate_to_datetime(date)
     message["Message-ID"] = f"<{parsedate_to_datetime(date):%Y%m%d%H%M%S}@mail.example>"
