@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.trial import util
@@ -19,6 +21,7 @@ from tests.integration import canaries
 from tests.integration.children import start
 from tests.integration.dovecot import dovecot
 from tests.integration.proxy import SOURCES, Proxy, basic
+from tests.integration.transcript import EndedError
 from tests.integration.wire import Wire, connect
 from tproxy.model import Tenant
 from tproxy.testing.btp import BTP, Account, Endpoint, Setup
@@ -31,13 +34,18 @@ PROVIDER_SUBDOMAIN = Tenant("main")
 async def until(condition: Callable[[], object]) -> None:
     """Returns soon after the condition holds."""
     while not condition():
-        await deferLater(reactor, 0.02)
+        await a_moment()
+
+
+async def a_moment() -> None:
+    """Between two looks at something."""
+    await deferLater(reactor, 0.02)
 
 
 class StandInTestCase(TestCase):
     """The stand-in has the tenants acme and globex, and the proxy one resource, `mail`, in front of them."""
 
-    timeout = 100
+    timeout = 60
     # twisted.web looks header names up in one table, text and bytes.
     suppress = [util.suppress(category=BytesWarning)]  # noqa: RUF012
 
@@ -122,6 +130,12 @@ class StandInTestCase(TestCase):
             return await wire.hears(rb"\n")
         finally:
             wire.transport.abortConnection()
+
+    async def knock(self, port: int) -> None:
+        """One connection, whatever becomes of it."""
+        with suppress(ConnectionRefusedError, EndedError):
+            await self.greeting(port)
+        await a_moment()
 
     async def whose(self, wire: Wire) -> str:
         """Whose mailbox a session is, by its one message; the session goes on."""

@@ -47,6 +47,7 @@ _STALE = (
     "have the application send a new {}: "
     "what it sent has expired, was revoked or used already, or is for another clientId or redirectUri"
 )
+_WAIT = "wait, or look at the provider's status page"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -121,7 +122,7 @@ class TokenService:
                 getattr(error, "retry_after", 0.0),
             )
         except Exception as error:
-            _unavailable(f"{host} {_fault(error)}")
+            _unavailable(f"{host} {_fault(error)}", _WAIT)
         return read(answer, grant, self._now())
 
 
@@ -192,7 +193,7 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     if router or answer.status == 429 or answer.status >= 500 or (isinstance(error, str) and error in _OUTAGES):
         _unavailable(
             f"{host} cannot answer now (HTTP {answer.status}{_quoted(fields, grant)})",
-            "wait, or look at the provider's status page",
+            _WAIT,
             retry_after(answer.header("retry-after"), now),
         )
     if 300 <= answer.status < 400:
