@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from enum import StrEnum
-from typing import NewType, final
+from typing import NewType, Self, final
 
 from attrs import field, frozen
 
@@ -145,6 +145,12 @@ class RefusedError(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
         self.refusal = refusal
+
+    def __copy__(self) -> Self:
+        """The same for somebody else: an exception that is raised again keeps the way of the first time."""
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 @frozen(order=True)

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.logs import logged
 from tproxy.destinations import cache
 from tproxy.destinations.cache import Cache, Cached, Fetched
+from tproxy.destinations.oauth import TokenRefusedError
 from tproxy.model import Reason, Refusal, RefusedError, Stage
 
 DOWN = Refusal(Stage.RESOLVE, Reason.TOKEN_UNAVAILABLE, "down")
@@ -249,6 +250,15 @@ class CacheTests(SynchronousTestCase):
             [event[name] for name in ("event", "stage", "reason", "message", "remedy", "seconds")],
             ["service-token.failed", "resolve", "token-refused", "wrong", "correct it", 1.0],
         )
+
+    def test_each_its_own(self) -> None:
+        """Who waits and who comes too soon gets what the fetch failed with, all it says, and shares it with nobody."""
+        waiting = [self.get(), self.get()]
+        failed = TokenRefusedError(WRONG, 404)
+        self.requests[0].errback(failed)
+        errors = [self.failureResultOf(each, TokenRefusedError).value for each in (*waiting, self.get())]
+        self.assertEqual([(each.refusal, each.status) for each in errors], [(WRONG, 404)] * 3)
+        self.assertEqual(len({id(each) for each in (failed, *errors)}), 4)
 
     def test_fetch_that_raises(self) -> None:
         """A fetch that does not even begin is an error of ours, and the next one is tried after the pause."""

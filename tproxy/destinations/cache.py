@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable
+from copy import copy
 from random import uniform
 from typing import Generic, TypeVar
 
@@ -69,7 +70,7 @@ class _Held(Generic[V]):
 class _Pause:
     """Nothing is asked until then (monotonic); in the meantime this is the answer."""
 
-    refusal: Refusal
+    error: RefusedError
     until: float
     failures: int
 
@@ -106,7 +107,7 @@ class _Entry(Generic[V]):
 class Cache(Generic[K, V]):
     """Values of one kind, bounded in number.
 
-    A fetch fails with L{RefusedError}; anything else is taken for an error of ours.
+    A fetch fails with L{RefusedError}, of which everybody gets a copy; anything else is taken for an error of ours.
 
     @param clock: monotonic
     @param now: the wall clock, seconds since the epoch
@@ -153,7 +154,7 @@ class Cache(Generic[K, V]):
             if held is not None and now < held.valid_until:
                 return succeed(Cached(held.value, cached=True))
             if entry.flight is None:
-                return fail(RefusedError(entry.pause.refusal))
+                return fail(copy(entry.pause.error))
         waiter: Deferred[Cached[V]] = Deferred()
         if entry.flight is not None:
             entry.flight.waiters.append(waiter)
@@ -234,10 +235,11 @@ class Cache(Generic[K, V]):
 
         def failed(failure: Failure) -> None:
             before, landed = entry.held, lands()
-            refusal = self._refusal(failure)
+            error = self._error(failure)
+            refusal = error.refusal
             failures = entry.pause.failures + 1 if entry.pause is not None else 1
-            seconds = pause(failures, getattr(failure.value, "retry_after", 0.0), self._jitter)
-            entry.pause = _Pause(refusal, self._clock.seconds() + seconds, failures)
+            seconds = pause(failures, getattr(error, "retry_after", 0.0), self._jitter)
+            entry.pause = _Pause(error, self._clock.seconds() + seconds, failures)
             outage = refusal.reason in self._outages
             stale = before if outage and before is not None and self._now() < before.valid_until else None
             if landed:
@@ -257,7 +259,7 @@ class Cache(Generic[K, V]):
                 if stale is not None:
                     waiter.callback(Cached(stale.value, cached=True))
                 else:
-                    waiter.errback(RefusedError(refusal))
+                    waiter.errback(copy(error))
             if landed and before is not None and not outage:
                 self._changed(key)
 
@@ -285,8 +287,8 @@ class Cache(Generic[K, V]):
         entry.disarm()
         entry.timer = self._clock.callLater(max(SHORTEST_PAUSE, seconds), due)
 
-    def _refusal(self, failure: Failure) -> Refusal:
+    def _error(self, failure: Failure) -> RefusedError:
         if isinstance(failure.value, RefusedError):
-            return failure.value.refusal
+            return copy(failure.value)
         message = f"asking for a {self._what} failed with {type(failure.value).__name__}"
-        return Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, message, "report this")
+        return RefusedError(Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, message, "report this"))
