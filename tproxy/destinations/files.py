@@ -116,7 +116,7 @@ class Files:
         except RefusedError as error:
             refusal = error.refusal
             raise RefusedError(evolve(refusal, message=f"{found.file}: {refusal.message}")) from None
-        self._warnings.say(destination, found.folder)
+        self._warnings.say(destination, evolve(request, tenant=found.folder))
         return destination
 
 
