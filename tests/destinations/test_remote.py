@@ -6,8 +6,10 @@ from attrs import evolve
 from twisted.internet.defer import gatherResults
 from zope.interface.verify import verifyObject
 
-from tests.destinations.services import ACME, BASIC, GLOBEX, LOST, MAIL, OAUTH, ServiceTestCase, of
+from tests.destinations.services import ACME, BASIC, FRESH, GLOBEX, LOST, MAIL, OAUTH, ServiceTestCase, of
+from tests.logs import logged
 from tests.testing.btp.standin import until
+from tproxy.destinations import warnings
 from tproxy.interfaces import IDestinationStore
 from tproxy.model import Bearer, Grant, NoCredential, Password, Reason, Secret
 from tproxy.testing.btp import Endpoint, Fault
@@ -122,6 +124,18 @@ class FoundTests(ServiceTestCase):
             self.asked(Endpoint.DESTINATION)[-1].headers, {"x-chain-name": "chain", "x-chain-var-user": "anna"}
         )
 
+    async def test_warns_once(self) -> None:
+        """A document's warning is said once, and so are those of its variants with a fragment."""
+        self.acme.fragments["subaccount"]["odd"] = {"mail.imap4s.auth": "false"}
+        odd = evolve(MAIL, fragment="odd")
+        with logged(warnings.log) as events:
+            for _ in range(3):
+                for request in (odd, MAIL):
+                    await self.store.describe(request)
+                self.clock.advance(FRESH)
+        self.assertEqual([(event["destination"], event["tenant"]) for event in events], [("mail", "acme")])
+        self.assertIn("nobody logs in", events[0]["message"])
+
 
 class RefusalTests(ServiceTestCase):
     """What is said where there is none."""
@@ -157,6 +171,15 @@ class RefusalTests(ServiceTestCase):
             refusal = await self.refusal(answer)
             self.assertEqual(refusal.reason, Reason.RESOURCE_INVALID)
             self.assertIn("no destination service instance 'other'", refusal.message)
+
+    async def test_invalid_document(self) -> None:
+        """What a document lacks is told with where it is from, the tenant and the property."""
+        self.place({name: value for name, value in BASIC.items() if name != "mail.user"})
+        refusal = await self.refusal(self.store.describe(MAIL))
+        self.assertEqual(refusal.reason, Reason.DOCUMENT_INVALID)
+        self.assertIn(
+            "the instance btp for the tenant 'acme': the destination 'mail': mail.user is missing", refusal.message
+        )
 
     async def test_faults(self) -> None:
         """Whatever the service says instead, there is one refusal after one request."""

@@ -30,6 +30,7 @@ from tproxy.model import (
     Secret,
     Stage,
 )
+from tproxy.names import quoted
 from tproxy.net.http import Answer
 
 FRESH_SECONDS = 120.0
@@ -178,8 +179,12 @@ class Remote:
 
     async def _judged(self, request: DestinationRequest, tokens: bool) -> Fetched[Destination]:
         found = await self._service.find(request, tokens=tokens)
-        destination = document.parse(found.values, request, self._rules, found.authority)
-        self._warnings.say(destination, request.tenant)
+        try:
+            destination = document.parse(found.values, request, self._rules, found.authority)
+        except RefusedError as error:
+            message = f"the destination {quoted(request.name)}: {error.refusal.message}"
+            raise self._service.named(RefusedError(evolve(error.refusal, message=message)), request.tenant) from None
+        self._warnings.say(destination, request)
         token = usable(found.tokens)
         if token is not None and isinstance(destination.login, Grant) and not destination.asks:
             self._bring(self.key(request, destination.login), token)

@@ -273,7 +273,7 @@ class DestinationService:
                 "create it, correct spec.fragmentRef, or mark it as optional",
             )
         except RefusedError as error:
-            raise self._named(error, request.tenant) from None
+            raise self.named(error, request.tenant) from None
 
     async def _found(self, key: ServiceKey, request: DestinationRequest, wanted: Callable[..., Inquiry]) -> Found:
         """With the token that there is; where that is not accepted, with a new one."""
@@ -323,7 +323,7 @@ class DestinationService:
         remedy = "subscribe the tenant to the application, or correct the annotation"
         raise _refused(Reason.TENANT_NOT_SUBSCRIBED, f"the tenant is not subscribed: {message}", remedy)
 
-    def _named(self, error: RefusedError, tenant: Tenant) -> RefusedError:
+    def named(self, error: RefusedError, tenant: Tenant) -> RefusedError:
         """The same, with the instance and the tenant in its words."""
         where = f"the instance {self._name}" + (f" for the tenant {names.quoted(tenant)}" if tenant else "")
         refusal = evolve(error.refusal, message=f"{where}: {error.refusal.message}")
