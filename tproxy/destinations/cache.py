@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable
-from copy import copy
 from random import uniform
 from typing import Generic, TypeVar
 
@@ -154,7 +153,7 @@ class Cache(Generic[K, V]):
             if held is not None and now < held.valid_until:
                 return succeed(Cached(held.value, cached=True))
             if entry.flight is None:
-                return fail(copy(entry.pause.error))
+                return fail(entry.pause.error.again())
         waiter: Deferred[Cached[V]] = Deferred()
         if entry.flight is not None:
             entry.flight.waiters.append(waiter)
@@ -259,7 +258,7 @@ class Cache(Generic[K, V]):
                 if stale is not None:
                     waiter.callback(Cached(stale.value, cached=True))
                 else:
-                    waiter.errback(copy(error))
+                    waiter.errback(error.again())
             if landed and before is not None and not outage:
                 self._changed(key)
 
@@ -289,6 +288,6 @@ class Cache(Generic[K, V]):
 
     def _error(self, failure: Failure) -> RefusedError:
         if isinstance(failure.value, RefusedError):
-            return copy(failure.value)
+            return failure.value.again()
         message = f"asking for a {self._what} failed with {type(failure.value).__name__}"
         return RefusedError(Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, message, "report this"))

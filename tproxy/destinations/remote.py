@@ -182,8 +182,8 @@ class Remote:
         try:
             destination = document.parse(found.values, request, self._rules, found.authority)
         except RefusedError as error:
-            message = f"the destination {quoted(request.name)}: {error.refusal.message}"
-            raise self._service.named(RefusedError(evolve(error.refusal, message=message)), request.tenant) from None
+            where = self._service.named(request.tenant)
+            raise error.again(f"{where}: the destination {quoted(request.name)}: {error.refusal.message}") from None
         self._warnings.say(destination, request)
         token = usable(found.tokens)
         if token is not None and isinstance(destination.login, Grant) and not destination.asks:
@@ -204,8 +204,7 @@ class Remote:
         except RefusedError as error:
             if not said:
                 raise
-            message = f"{_no_token(said).message}; and {error.refusal.message}"
-            raise RefusedError(evolve(error.refusal, message=message)) from None
+            raise error.again(f"{_no_token(said).message}; and {error.refusal.message}") from None
 
     def _service_token(self, grant: Grant) -> Deferred[Secret]:
         asked = self._service_tokens.get(grant, lambda: self._issuer.fetch(grant).addCallback(cacheable))

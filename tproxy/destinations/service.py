@@ -273,7 +273,7 @@ class DestinationService:
                 "create it, correct spec.fragmentRef, or mark it as optional",
             )
         except RefusedError as error:
-            raise self.named(error, request.tenant) from None
+            raise error.again(f"{self.named(request.tenant)}: {error.refusal.message}") from None
 
     async def _found(self, key: ServiceKey, request: DestinationRequest, wanted: Callable[..., Inquiry]) -> Found:
         """With the token that there is; where that is not accepted, with a new one."""
@@ -289,7 +289,8 @@ class DestinationService:
         try:
             answer = await self._ask("GET", asked.url, headers=asked.headers, queries=asked.queries)
         except RefusedError as error:
-            _unavailable(f"is out of reach: {error.refusal.message}", error.refusal.remedy)
+            pause = getattr(error, "retry_after", 0.0)
+            _unavailable(f"is out of reach: {error.refusal.message}", error.refusal.remedy, pause)
         except Exception as error:
             _unavailable(_fault(error), _WAIT)
         try:
@@ -323,13 +324,9 @@ class DestinationService:
         remedy = "subscribe the tenant to the application, or correct the annotation"
         raise _refused(Reason.TENANT_NOT_SUBSCRIBED, f"the tenant is not subscribed: {message}", remedy)
 
-    def named(self, error: RefusedError, tenant: Tenant) -> RefusedError:
-        """The same, with the instance and the tenant in its words."""
-        where = f"the instance {self._name}" + (f" for the tenant {names.quoted(tenant)}" if tenant else "")
-        refusal = evolve(error.refusal, message=f"{where}: {error.refusal.message}")
-        if refusal.reason is Reason.STORE_UNAVAILABLE:
-            return ServiceUnavailableError(refusal, getattr(error, "retry_after", 0.0))
-        return RefusedError(refusal)
+    def named(self, tenant: Tenant) -> str:
+        """Who is asked, and for whom, in a message."""
+        return f"the instance {self._name}" + (f" for the tenant {names.quoted(tenant)}" if tenant else "")
 
 
 def _fault(error: Exception) -> str:
