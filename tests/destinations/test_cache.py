@@ -105,6 +105,35 @@ class CacheTests(SynchronousTestCase):
         self.holding("three")
         self.assertEqual(self.changed, ["a", "a"])
 
+    def test_refused_elsewhere(self) -> None:
+        """A refused value that may be kept is asked for by everybody, and serves on only in an outage."""
+        self.holding("one")
+        renewed = self.cache.renew("a", self.fetch, "one".__eq__, keep=True)
+        waiting = self.get()
+        self.assertNoResult(waiting)
+        self.fails(DOWN)
+        self.assertIsNone(self.successResultOf(renewed))
+        stale = Cached("one", cached=True)
+        self.assertEqual(self.successResultOf(waiting), stale)
+        self.assertEqual(self.successResultOf(self.get()), stale)
+        self.assertEqual(self.changed, [])
+        self.clock.advance(1)
+        self.arrives("two")
+        self.assertEqual(self.successResultOf(self.get()), Cached("two", cached=True))
+        self.assertEqual((self.changed, len(self.requests)), (["a"], 3))
+
+    def test_renewed_is_news(self) -> None:
+        """Another value in place of the refused one is news, and so is that there is none any more."""
+        self.holding("one")
+        self.cache.renew("a", self.fetch, "one".__eq__)
+        self.arrives("two")
+        self.assertEqual(self.changed, ["a"])
+        self.clock.advance(10)
+        refused = self.cache.renew("a", self.fetch, "two".__eq__)
+        self.fails(WRONG)
+        self.failureResultOf(refused, RefusedError)
+        self.assertEqual(self.changed, ["a", "a"])
+
     def test_taken_away(self) -> None:
         """An answer that ends the use of a value is news, an outage is not, nor is the same answer again."""
         self.holding("one")

@@ -182,19 +182,22 @@ class Cache(Generic[K, V]):
             entry.release()
 
     def renew(
-        self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], refused: Callable[[V], bool]
+        self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], refused: Callable[[V], bool], keep: bool = False
     ) -> Deferred[V | None]:
         """Another value than the one that was refused elsewhere; None where there is none for now.
 
         @param refused: tells the refused value
+        @param keep: whether that one may still be handed out if there turns out to be an outage
         """
         entry = self._entry(key)
-        if entry.held is not None and refused(entry.held.value):
+        held = entry.held
+        if held is not None and refused(held.value):
             now = self._clock.seconds()
-            if now < entry.renewable:
-                return succeed(None)
-            entry.renewable = now + RENEWAL_PACE
-            entry.held = None
+            if entry.flight is None:
+                if now < entry.renewable:
+                    return succeed(None)
+                entry.renewable = now + RENEWAL_PACE
+            entry.held = _Held(held.value, 0.0, held.valid_until if keep else 0.0)
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
     def stop(self) -> None:

@@ -157,7 +157,7 @@ class Remote:
 
     def look_again(self, request: DestinationRequest, before: Destination) -> Deferred[Destination | None]:
         """The destination as it is now; None where nothing changed."""
-        return self._destinations.renew(request, lambda: self._find(request, tokens=False), before.__eq__)
+        return self._destinations.renew(request, lambda: self._find(request, tokens=False), before.__eq__, keep=True)
 
     def key(self, request: DestinationRequest, grant: Grant) -> Hashable:
         """What a token is kept under: the service decides for each request which one it gives."""
