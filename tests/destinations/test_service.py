@@ -20,13 +20,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from tproxy.destinations.answers import DEFAULT_LIFE, LONGEST_LIFE, QUOTE_LIMIT
 from tproxy.destinations.circuits import HostRestsError
 from tproxy.destinations.inquiry import Inquiry, token_grant
 from tproxy.destinations.keys import ServiceKey
 from tproxy.destinations.oauth import (
-    DEFAULT_LIFE,
-    LONGEST_LIFE,
-    QUOTE_LIMIT,
     TokenRefusedError,
     TokenUnavailableError,
 )
@@ -150,7 +148,7 @@ class FoundTests(SynchronousTestCase):
             (None, DEFAULT_LIFE),
             ("soon", DEFAULT_LIFE),
             (True, DEFAULT_LIFE),
-            (10**20, DEFAULT_LIFE),
+            (10**20, LONGEST_LIFE),
             ([], DEFAULT_LIFE),
         ):
             token = self.token(type="Bearer", value="a.b-c~", expires_in=expires_in, http_header={})
