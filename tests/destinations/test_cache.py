@@ -298,6 +298,17 @@ class CacheTests(SynchronousTestCase):
         self.clock.advance(1)
         self.holding("one")
 
+    def test_forgotten(self) -> None:
+        """Nothing is held or renewed any more; who waits is served, and nothing is kept of that."""
+        self.holding("one")
+        self.get()
+        waiting = self.get("b")
+        self.cache.forget()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.arrives("other")
+        self.assertEqual(self.successResultOf(waiting), Cached("other", cached=False))
+        self.assertEqual([self.cache.peek(key) for key in "ab"], [None, None])
+
     def test_stopped(self) -> None:
         """Also what was asked for before a drop ends."""
         dropped = self.get()

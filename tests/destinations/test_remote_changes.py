@@ -198,6 +198,18 @@ class RotationTests(ServiceTestCase):
         self.assertEqual([event.get("reason") for event in events[1:]], ["service-key-invalid", "store-unavailable"])
         self.assertNotIn("s3cret", str(events))
 
+    async def test_old_key(self) -> None:
+        """Once there is another key, the tokens of the one before are not renewed."""
+        await self.asks("one")
+        await self.asks("two")
+        heard = self.counts()
+        self.btp.setup.client_secret = "0ther"
+        self.write_key()
+        self.clock.advance(1)
+        self.clock.advance(self.btp.setup.token_seconds)
+        await self.asks("three")
+        self.assertEqual((heard, self.counts()), ((1, 2, 0), (2, 3, 0)))
+
     async def test_not_there_yet(self) -> None:
         """Without a key that is what is said, until there is one."""
         (self.folder / "key.json").unlink()

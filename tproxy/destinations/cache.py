@@ -200,10 +200,14 @@ class Cache(Generic[K, V]):
             entry.held = _Held(held.value, 0.0, held.valid_until if keep else 0.0)
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
-    def stop(self) -> None:
-        """Forgets everything and ends what is under way."""
+    def forget(self) -> None:
+        """Drops everything and renews nothing of it; who waits for a fetch under way still gets its outcome."""
         while self._entries:
             self._entries.popitem()[1].release()
+
+    def stop(self) -> None:
+        """Forgets everything and ends what is under way."""
+        self.forget()
         for request in list(self._requests):
             request.cancel()
 

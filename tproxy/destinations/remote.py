@@ -63,16 +63,18 @@ class KeyRing:
             return self._key
         raise RefusedError(cast(Refusal, self._fault))
 
-    def refresh(self) -> None:
-        """Look whether another key is kept now."""
+    def refresh(self) -> bool:
+        """Look whether another key is kept now than the one that was in force."""
         try:
             key = self._read()
         except RefusedError as error:
             self._broken(error.refusal)
-            return
-        if self._key is not None and key != self._key:
+            return False
+        changed = self._key is not None and key != self._key
+        if changed:
             log.info("{message}", event="key.changed", message=f"the instance {self._name} has another service key now")
         self._key, self._fault = key, None
+        return changed
 
     def _broken(self, refusal: Refusal) -> None:
         if refusal != self._fault:
@@ -139,8 +141,9 @@ class Remote:
         self._changed.append(changed)
 
     def poll(self) -> None:
-        """Look whether the service key was changed."""
-        self._keys.refresh()
+        """Look whether the service key was changed; nothing is asked with the one before any more."""
+        if self._keys.refresh():
+            self._service_tokens.forget()
 
     def stop(self) -> None:
         """Forget everything."""
