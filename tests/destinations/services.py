@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.testing.btp.standin import StandInTestCase, until
 from tproxy.config import Config, Limits, Local
 from tproxy.destinations.build import build
-from tproxy.destinations.cache import RENEWAL_PACE
 from tproxy.destinations.store import Store
 from tproxy.document import Rules
 from tproxy.instances import KeyInFile, ServiceInstance
@@ -130,6 +129,3 @@ class ServiceTestCase(StandInTestCase):
 def of(tenant: str, request: DestinationRequest = MAIL) -> DestinationRequest:
     """The same for another tenant."""
     return evolve(request, tenant=Tenant(tenant))
-
-
-__all__ = ["FRESH", "MAIL_SECONDS", "RENEWAL_PACE", "STALE", "until"]
