@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from io import BytesIO, TextIOWrapper
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import yaml
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tproxy.assembly import configured
-from tproxy.cli import WIDTH, as_object, main, resources, step_lines, table
+from tproxy.cli import WIDTH, _check, as_object, main, offer, parser, resources, step_lines, table
 from tproxy.cluster.state import State, save
 from tproxy.config import ConfigError
-from tproxy.model import ListenerKey, Reason, Refusal, Stage, Tenant
+from tproxy.model import ListenerKey, Offered, Reason, Refusal, Secret, Stage, Tenant
 from tproxy.operator.manifests import ListenerStatus, Rejected
 from tproxy.ops.check import Step
 
@@ -185,6 +188,74 @@ class Resources(SynchronousTestCase):
         self.assertIsInstance(found["bad"], Rejected)
 
 
+class Offers(TestCase):
+    """What `tproxy check` brings in an application's place."""
+
+    def read(self, content: bytes) -> Offered | None:
+        """From standard input."""
+        kept, sys.stdin = sys.stdin, TextIOWrapper(BytesIO(content), "utf-8")
+        try:
+            return offer("anna", "-")
+        finally:
+            sys.stdin = kept
+
+    def wrong(self, user: str, file: str | None) -> str:
+        code = str(self.assertRaises(SystemExit, offer, user, file).code)
+        self.assertEqual(len(code.splitlines()), 1)
+        return code
+
+    def test_text(self) -> None:
+        """The text of a file or of standard input, without the space around it, for the user."""
+        file = Path(self.mktemp())
+        file.write_text(" to ken\n")
+        self.assertEqual(offer("anna", str(file)), Offered("anna", Secret("to ken")))
+        self.assertEqual(self.read(b"\nt\xc3\xb6ken\n"), Offered("anna", Secret("töken")))
+        self.assertIsNone(offer("", None))
+
+    def test_wrong(self) -> None:
+        """What cannot be read or is empty is named, never shown; a user alone is of no use."""
+        file = Path(self.mktemp())
+        self.assertIn(f"--credential {file} cannot be read (No such file", self.wrong("", str(file)))
+        file.write_bytes(b"s3cret\xff")
+        self.assertEqual(
+            self.wrong("", str(file)), f"tproxy: --credential {file} cannot be read (it is not UTF-8 text)"
+        )
+        file.write_text(" \n")
+        self.assertEqual(self.wrong("", str(file)), f"tproxy: --credential {file} holds nothing")
+        for content, words in ((b"s3cret\xff", "not UTF-8"), (b"", "holds nothing")):
+            self.assertIn(words, str(self.assertRaises(SystemExit, self.read, content).code))
+        self.assertIn("--credential FILE", self.wrong("anna", None))
+
+    async def test_brought(self) -> None:
+        """It gets as far as a token endpoint: to one whose address is not allowed. Without it nothing is asked."""
+        root = folder(self.mktemp())
+        document = {
+            "Name": "mail",
+            "Type": "MAIL",
+            "Authentication": "OAuth2RefreshToken",
+            "tokenServiceURL": "https://127.0.0.1:1/token",
+            "clientId": "client",
+            "mail.transport.protocol": "imap4s",
+            "mail.imap4s.host": "imap.example.com",
+        }
+        (root / "destinations" / "mail.json").write_text(json.dumps(document))
+        config = configured(str(root / "config.yaml"))
+        options = parser().parse_args(["check", "mail", "--config", "config.yaml", "--json"])
+        for offered, step, reason in (
+            (None, "resolve", Reason.CREDENTIAL_INVALID),
+            (Offered("anna", Secret("s3cret")), "token", Reason.TOKEN_UNAVAILABLE),
+        ):
+            printed = StringIO()
+            with redirect_stdout(printed):
+                end = await self.assertFailure(
+                    Deferred.fromCoroutine(_check(reactor, config, options, offered)), SystemExit
+                )
+            self.assertEqual(end.code, 1)
+            self.assertNotIn("s3cret", printed.getvalue())
+            last = json.loads(printed.getvalue())["steps"][-1]
+            self.assertEqual((last["step"], last["failure"]["reason"]), (step, reason))
+
+
 class Main(SynchronousTestCase):
     """The exit status, and what goes where."""
 
@@ -253,6 +324,13 @@ class Main(SynchronousTestCase):
                 "message": "",
             },
         )
+
+    def test_user_alone(self) -> None:
+        """A user without the credential is an error before anything is done."""
+        root = folder(self.mktemp())
+        status, out, _ = self.main("check", "mail", "--user", "anna", "--config", str(root / "config.yaml"))
+        self.assertRegex(str(status), "^tproxy: --user says whose")
+        self.assertEqual(out, "")
 
     def test_damaged_state(self) -> None:
         """A state file that cannot be read is named."""

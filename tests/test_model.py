@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+from attrs import evolve
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -104,6 +105,24 @@ class RefusalTests(SynchronousTestCase):
         error = RefusedError(refusal)
         self.assertIs(error.refusal, refusal)
         self.assertEqual(str(error), "the server is silent")
+
+    def test_error_again(self):
+        """Another one of the same kind says all that the first one does, the message in other words if need be."""
+
+        class Slow(RefusedError):
+            def __init__(self, refusal: Refusal, seconds: float) -> None:
+                super().__init__(refusal)
+                self.seconds = seconds
+
+        refusal = Refusal(Stage.CONNECT, Reason.CONNECTION_FAILED, "the server is silent", "wait")
+        first = Slow(refusal, 7.0)
+        for words, expected in (("", refusal), ("it is", evolve(refusal, message="it is"))):
+            again = first.again(words)
+            self.assertEqual(
+                (type(again), again.refusal, again.seconds, str(again)), (Slow, expected, 7.0, str(expected))
+            )
+            self.assertIsNot(again, first)
+        self.assertIs(first.refusal, refusal)
 
 
 class ListenerKeyTests(SynchronousTestCase):

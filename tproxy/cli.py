@@ -98,13 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_check(options: argparse.Namespace) -> None:
     """`tproxy check NAME`."""
     config = configured(options.config)
-    offered = offer(options.user, options.credential) if options.credential is not None else None
+    offered = offer(options.user, options.credential)
     globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, "error", text=True)], redirectStandardIO=False)
     react(lambda reactor: Deferred.fromCoroutine(_check(reactor, config, options, offered)))
 
 
-def offer(user: str, file: str) -> Offered:
-    """What an application would bring: the text of a file, or of standard input for `-`. Exits where there is none."""
+def offer(user: str, file: str | None) -> Offered | None:
+    """What an application would bring: the text of a file, or of standard input for `-`. Exits where it is nothing."""
+    if file is None:
+        if user:
+            sys.exit("tproxy: --user says whose the credential is; give that with --credential FILE")
+        return None
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

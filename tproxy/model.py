@@ -6,7 +6,7 @@ import hmac
 from enum import StrEnum
 from typing import NewType, Self, final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 Tenant = NewType("Tenant", str)
 """A tenant's subdomain; `PROVIDER` is the provider's own."""
@@ -146,10 +146,12 @@ class RefusedError(Exception):
         super().__init__(refusal)
         self.refusal = refusal
 
-    def __copy__(self) -> Self:
-        """The same for somebody else: an exception that is raised again keeps the way of the first time."""
-        other = type(self).__new__(type(self), *self.args)
+    def again(self, message: str = "") -> Self:
+        """The same, in other words where some are given, for somebody else: an exception that is raised changes."""
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
+        other.refusal = evolve(self.refusal, message=message or self.refusal.message)
+        other.args = (other.refusal,)
         return other
 
 

@@ -105,6 +105,35 @@ class CacheTests(SynchronousTestCase):
         self.holding("three")
         self.assertEqual(self.changed, ["a", "a"])
 
+    def test_refused_elsewhere(self) -> None:
+        """A refused value that may be kept is asked for by everybody, and serves on only in an outage."""
+        self.holding("one")
+        renewed = self.cache.renew("a", self.fetch, "one".__eq__, keep=True)
+        waiting = self.get()
+        self.assertNoResult(waiting)
+        self.fails(DOWN)
+        self.assertIsNone(self.successResultOf(renewed))
+        stale = Cached("one", cached=True)
+        self.assertEqual(self.successResultOf(waiting), stale)
+        self.assertEqual(self.successResultOf(self.get()), stale)
+        self.assertEqual(self.changed, [])
+        self.clock.advance(1)
+        self.arrives("two")
+        self.assertEqual(self.successResultOf(self.get()), Cached("two", cached=True))
+        self.assertEqual((self.changed, len(self.requests)), (["a"], 3))
+
+    def test_renewed_is_news(self) -> None:
+        """Another value in place of the refused one is news, and so is that there is none any more."""
+        self.holding("one")
+        self.cache.renew("a", self.fetch, "one".__eq__)
+        self.arrives("two")
+        self.assertEqual(self.changed, ["a"])
+        self.clock.advance(10)
+        refused = self.cache.renew("a", self.fetch, "two".__eq__)
+        self.fails(WRONG)
+        self.failureResultOf(refused, RefusedError)
+        self.assertEqual(self.changed, ["a", "a"])
+
     def test_taken_away(self) -> None:
         """An answer that ends the use of a value is news, an outage is not, nor is the same answer again."""
         self.holding("one")
@@ -268,6 +297,17 @@ class CacheTests(SynchronousTestCase):
         self.assertEqual(str(refusal), "asking for a service token failed with KeyError: report this")
         self.clock.advance(1)
         self.holding("one")
+
+    def test_forgotten(self) -> None:
+        """Nothing is held or renewed any more; who waits is served, and nothing is kept of that."""
+        self.holding("one")
+        self.get()
+        waiting = self.get("b")
+        self.cache.forget()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.arrives("other")
+        self.assertEqual(self.successResultOf(waiting), Cached("other", cached=False))
+        self.assertEqual([self.cache.peek(key) for key in "ab"], [None, None])
 
     def test_stopped(self) -> None:
         """Also what was asked for before a drop ends."""

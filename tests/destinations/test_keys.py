@@ -20,6 +20,7 @@ from tproxy.destinations.keys import (
     KeyFolder,
     ServiceKey,
     _settled,
+    private_key,
     service_key,
 )
 from tproxy.interfaces import IKeySource
@@ -191,7 +192,7 @@ class MistakesTests(SynchronousTestCase):
     def test_certificate(self) -> None:
         """A certificate that is of no use; the authorization server for certificates is another one."""
         other = Authority.create().key_pem
-        for change, private_key, words in (
+        for change, private, words in (
             ({"certurl": ""}, None, "certurl is missing"),
             ({"key": ""}, None, "key is missing beside certificate"),
             ({"key": ""}, Secret(""), "key is missing beside certificate"),
@@ -199,7 +200,7 @@ class MistakesTests(SynchronousTestCase):
             ({"key": "canary"}, None, "the private key cannot be read"),
             ({"certificate": "canary"}, None, "certificate cannot be read"),
         ):
-            refusal = self.refusal(entries(X509 | change), private_key=private_key)
+            refusal = self.refusal(entries(X509 | change), private_key=private)
             self.assertIn(words, refusal.message)
 
     @settings(deadline=None)
@@ -225,6 +226,33 @@ class MistakesTests(SynchronousTestCase):
         else:
             self.assertTrue(key.client_id)
             self.assertTrue(key.client_secret != Secret(""))
+
+
+class PrivateKeyTests(SynchronousTestCase):
+    """`private_key`, where it is kept apart."""
+
+    def test_found(self) -> None:
+        """The only entry whatever it is called, else `key`, or the one that is named; files end with line breaks."""
+        pem = Secret(CLIENT.key_pem.rstrip("\n"))
+        content = CLIENT.key_pem.encode()
+        self.assertEqual(private_key({"private.pem": content}), pem)
+        self.assertEqual(private_key({"key": content, "certificate": b"x"}), pem)
+        self.assertEqual(private_key({"key": b"x", "tls.key": content + b"\r\n"}, "tls.key"), pem)
+
+    def test_missing(self) -> None:
+        """One that is not there, empty or no text is told by its name."""
+        for fields, entry, words in (
+            ({}, "", "the private key 'key' is missing"),
+            ({"a": b"canary", "b": b"canary"}, "", "the private key 'key' is missing"),
+            ({"key": b"canary"}, "tls.key", "the private key 'tls.key' is missing"),
+            ({"key": b"\n"}, "", "the private key 'key' is missing"),
+            ({"key": b"canary\xff"}, "", "key is not UTF-8"),
+        ):
+            refusal = self.assertRaises(RefusedError, private_key, fields, entry).refusal
+            self.assertEqual(refusal.reason, Reason.SERVICE_KEY_INVALID)
+            self.assertIn(words, refusal.message)
+            self.assertTrue(refusal.remedy)
+            self.assertNotIn("canary", str(refusal))
 
 
 class SourcesTests(SynchronousTestCase):

@@ -22,11 +22,9 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tproxy.destinations.answers import DEFAULT_LIFE, LONGEST_LIFE, QUOTE_LIMIT
 from tproxy.destinations.circuits import HostRestsError
 from tproxy.destinations.oauth import (
-    DEFAULT_LIFE,
-    LONGEST_LIFE,
-    QUOTE_LIMIT,
     Token,
     TokenService,
     TokenUnavailableError,

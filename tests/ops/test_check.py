@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
+from attrs import Factory as Fresh
 from attrs import evolve, frozen
 from OpenSSL import SSL
 from twisted.internet import reactor
@@ -63,6 +64,7 @@ class OneDestination:
 
     destination: Destination | Refusal
     token: str | Refusal = ""
+    offers: list[Offered | None] = Fresh(list)
 
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         if isinstance(self.destination, Refusal):
@@ -71,6 +73,7 @@ class OneDestination:
 
     def resolve(self, request: DestinationRequest, offered: Offered | None = None) -> Deferred[Resolution]:
         assert isinstance(self.destination, Destination)
+        self.offers.append(offered)
         match self.destination.login:
             case Grant() if isinstance(self.token, Refusal):
                 return fail(RefusedError(self.token))
@@ -128,15 +131,19 @@ class Walks(TestCase):
         return self.listening[-1].getHost().port
 
     async def check(
-        self, destination: Destination | Refusal, token: str | Refusal = "", allowed: tuple[str, ...] = ("127.0.0.0/8",)
+        self,
+        destination: Destination | Refusal,
+        token: str | Refusal = "",
+        allowed: tuple[str, ...] = ("127.0.0.0/8",),
+        offered: Offered | None = None,
     ) -> tuple[bool, Mapping[str, Step]]:
         """Whether the walk was good, and its steps by name, in order."""
         clock = Clock(reactor)
         resolver = Resolver(reactor, Guard([ip_network(each) for each in allowed]), clock)
-        store = OneDestination(destination, token)
+        self.store = store = OneDestination(destination, token)
         checker = Checker(clock, store, Connector(reactor, resolver, TrustStore()), {imap4s.name: imap4s})
         steps: list[Step] = []
-        good = await checker.check(REQUEST, steps.append)
+        good = await checker.check(REQUEST, steps.append, offered)
         self.assertNotIn(PASSWORD, repr(steps))
         return good, {step.name: step for step in steps}
 
@@ -239,6 +246,32 @@ class Walks(TestCase):
         self.assertFalse(good)
         self.assertEqual(list(steps), ["resolve", "token"])
         self.assertEqual(steps["resolve"].found[-1], "with a token from https://login.example.com/token")
+
+    async def test_offered(self) -> None:
+        """What an application would bring is exchanged where the destination asks for it."""
+        offered = Offered(USER, Secret(PASSWORD))
+        for kind in (GrantKind.REFRESH_TOKEN, GrantKind.AUTHORIZATION_CODE):
+            grant = Grant("https://login.example.com/token", "id", Secret(PASSWORD), kind=kind)
+            good, steps = await self.check(evolve(self.destination(1), login=grant), "t", allowed=(), offered=offered)
+            self.assertFalse(good)
+            self.assertEqual((list(steps), self.store.offers), (["resolve", "token", "dns"], [offered]))
+
+    async def test_not_offered(self) -> None:
+        """Where that is missing, or too much, the walk ends before anything is asked for, and says what to do."""
+        offered = Offered(USER, Secret(PASSWORD))
+        asks = Grant("", "", Secret(""), kind=GrantKind.REFRESH_TOKEN)
+        logs_in = Grant("https://login.example.com/token", "id", Secret(PASSWORD))
+        for login, brought, words in (
+            (asks, None, "--credential FILE"),
+            (logs_in, offered, "leave --credential out"),
+            (NoCredential(), offered, "leave --credential out"),
+        ):
+            good, steps = await self.check(evolve(self.destination(1), login=login), offered=brought)
+            self.assertFalse(good)
+            self.assertEqual((list(steps), self.store.offers), (["resolve"], []))
+            refusal = steps["resolve"].refusal
+            self.assertEqual((refusal.stage, refusal.reason), (Stage.RESOLVE, Reason.CREDENTIAL_INVALID))
+            self.assertIn(words, refusal.remedy)
 
     async def test_warnings(self) -> None:
         """What the store warns of is said."""

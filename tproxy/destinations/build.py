@@ -82,7 +82,7 @@ def build(
 def _reader(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secrets | None) -> Callable[[], ServiceKey]:
     """What reads the service key of an instance, with the private key that is kept elsewhere."""
 
-    def source(place: KeyPlace) -> tuple[IKeySource, str]:
+    def source(place: KeyPlace, where: str) -> tuple[IKeySource, str]:
         match place:
             case KeyInFile(path):
                 return KeyFile(path), ""
@@ -92,12 +92,14 @@ def _reader(instance: ServiceInstance, http_hosts: frozenset[str], secrets: Secr
                 return secrets(place), entry
             case KeyInSecret(name):
                 raise ConfigError(
-                    f"the instance {instance.name}: serviceCredentials.secretName: the Secret {name} can be read in a "
-                    "cluster only; mount it, and name its folder with serviceCredentials.folder"
+                    f"the instance {instance.name}: {where}.secretName: the Secret {name} can be read in a cluster "
+                    f"only; mount it, and name its folder with {where}.folder"
                 )
 
-    key, entry = source(instance.service_key)
-    private, private_entry = source(instance.private_key) if instance.private_key is not None else (None, "")
+    key, entry = source(instance.service_key, "serviceCredentials")
+    private, private_entry = None, ""
+    if instance.private_key is not None:
+        private, private_entry = source(instance.private_key, "serviceCredentials.privateKey")
 
     @lru_cache(maxsize=1)
     def judged(fields: Entries, private_fields: Entries | None) -> ServiceKey:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Hashable
-from copy import copy
 from random import uniform
 from typing import Generic, TypeVar
 
@@ -154,7 +153,7 @@ class Cache(Generic[K, V]):
             if held is not None and now < held.valid_until:
                 return succeed(Cached(held.value, cached=True))
             if entry.flight is None:
-                return fail(copy(entry.pause.error))
+                return fail(entry.pause.error.again())
         waiter: Deferred[Cached[V]] = Deferred()
         if entry.flight is not None:
             entry.flight.waiters.append(waiter)
@@ -183,25 +182,32 @@ class Cache(Generic[K, V]):
             entry.release()
 
     def renew(
-        self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], refused: Callable[[V], bool]
+        self, key: K, fetch: Callable[[], Deferred[Fetched[V]]], refused: Callable[[V], bool], keep: bool = False
     ) -> Deferred[V | None]:
         """Another value than the one that was refused elsewhere; None where there is none for now.
 
         @param refused: tells the refused value
+        @param keep: whether that one may still be handed out if there turns out to be an outage
         """
         entry = self._entry(key)
-        if entry.held is not None and refused(entry.held.value):
+        held = entry.held
+        if held is not None and refused(held.value):
             now = self._clock.seconds()
-            if now < entry.renewable:
-                return succeed(None)
-            entry.renewable = now + RENEWAL_PACE
-            entry.held = None
+            if entry.flight is None:
+                if now < entry.renewable:
+                    return succeed(None)
+                entry.renewable = now + RENEWAL_PACE
+            entry.held = _Held(held.value, 0.0, held.valid_until if keep else 0.0)
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
+
+    def forget(self) -> None:
+        """Drops everything and renews nothing of it; who waits for a fetch under way still gets its outcome."""
+        while self._entries:
+            self._entries.popitem()[1].release()
 
     def stop(self) -> None:
         """Forgets everything and ends what is under way."""
-        while self._entries:
-            self._entries.popitem()[1].release()
+        self.forget()
         for request in list(self._requests):
             request.cancel()
 
@@ -259,7 +265,7 @@ class Cache(Generic[K, V]):
                 if stale is not None:
                     waiter.callback(Cached(stale.value, cached=True))
                 else:
-                    waiter.errback(copy(error))
+                    waiter.errback(error.again())
             if landed and before is not None and not outage:
                 self._changed(key)
 
@@ -289,6 +295,6 @@ class Cache(Generic[K, V]):
 
     def _error(self, failure: Failure) -> RefusedError:
         if isinstance(failure.value, RefusedError):
-            return copy(failure.value)
+            return failure.value.again()
         message = f"asking for a {self._what} failed with {type(failure.value).__name__}"
         return RefusedError(Refusal(Stage.RESOLVE, Reason.INTERNAL_ERROR, message, "report this"))

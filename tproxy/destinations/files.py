@@ -114,9 +114,8 @@ class Files:
                 found.values, request, self._rules, lambda location: self._directory.authority(location, found.folder)
             )
         except RefusedError as error:
-            refusal = error.refusal
-            raise RefusedError(evolve(refusal, message=f"{found.file}: {refusal.message}")) from None
-        self._warnings.say(destination, found.folder)
+            raise error.again(f"{found.file}: {error.refusal.message}") from None
+        self._warnings.say(destination, evolve(request, tenant=found.folder))
         return destination
 
 

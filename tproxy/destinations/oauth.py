@@ -7,34 +7,23 @@ other. Every way to fail is a `RefusedError`: `TOKEN_REFUSED` where the endpoint
 
 from __future__ import annotations
 
-import json
 import re
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode
 from collections.abc import Callable
-from html import escape, unescape
-from math import isfinite
 from typing import NoReturn
-from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
+from tproxy.destinations import answers
 from tproxy.destinations.cache import Fetched
 from tproxy.destinations.pauses import retry_after
 from tproxy.model import Code, Grant, GrantKind, Reason, Refusal, RefusedError, Secret, Stage
-from tproxy.net.http import Answer, TooLargeError, TooSlowError
-
-DEFAULT_LIFE = 300.0
-"""How long a token is taken to live where the endpoint does not say, in seconds."""
-
-LONGEST_LIFE = 24 * 3600.0
-"""What a longer life is cut to, in seconds."""
+from tproxy.net.http import Answer
 
 FRESH = 0.9
 """The part of a token's life in which it is handed out without asking."""
-
-QUOTE_LIMIT = 200
-"""How much of the endpoint's own words is passed on, in characters."""
 
 _OUTAGES = frozenset({"temporarily_unavailable", "server_error"})
 _REMEDIES = {
@@ -48,6 +37,7 @@ _STALE = (
     "what it sent has expired, was revoked or used already, or is for another clientId or redirectUri"
 )
 _WAIT = "wait, or look at the provider's status page"
+_MEDIA = re.compile(r"application/(.+\+)?json")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -56,7 +46,7 @@ class Token:
     """An access token and how long it lives, in seconds from when it was asked for."""
 
     value: Secret
-    seconds: float = DEFAULT_LIFE
+    seconds: float = answers.DEFAULT_LIFE
 
 
 def cacheable(token: Token) -> Fetched[Secret]:
@@ -122,7 +112,7 @@ class TokenService:
                 getattr(error, "retry_after", 0.0),
             )
         except Exception as error:
-            _unavailable(f"{host} {_fault(error)}", _WAIT)
+            _unavailable(f"{host} {answers.fault(error, 'token')}", _WAIT)
         return read(answer, grant, self._now())
 
 
@@ -185,7 +175,7 @@ def read(answer: Answer, grant: Grant, now: float) -> Token:
     @raise RefusedError: for everything else, whatever the endpoint sent
     """
     host = _host(grant.url)
-    fields = _fields(answer)
+    fields = answers.fields(answer, _MEDIA) or {}
     error = fields.get("error")
     if answer.status == 200 and error is None:
         return _token(host, fields)
@@ -214,21 +204,6 @@ def _remedy(error: str, grant: Grant) -> str:
     return remedies.get(error, "correct the destination").format(grant.kind.replace("_", " "))
 
 
-def _fields(answer: Answer) -> dict[str, object]:
-    media = answer.header("content-type").partition(";")[0].strip().lower()
-    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
-        return {}
-    try:
-        fields = json.loads(answer.body.decode("utf-8-sig"), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError("no number of JSON")
-
-
 def _token(host: str, fields: dict[str, object]) -> Token:
     if not fields:
         _unavailable(f"{host} answers without a JSON object", "correct tokenServiceURL")
@@ -237,21 +212,10 @@ def _token(host: str, fields: dict[str, object]) -> Token:
         _unavailable(f"{host} answers without a usable access_token", "correct tokenServiceURL")
     if not isinstance(kind, str) or kind.lower() != "bearer":
         _unavailable(f"{host} gives a token that is no bearer token", "have the provider issue bearer tokens")
-    seconds = _life(fields.get("expires_in"))
+    seconds = answers.life(fields.get("expires_in"))
     if seconds <= 0:
         _unavailable(f"{host} gives a token that has expired already", "have the provider's clock checked")
-    return Token(Secret(value), min(seconds, LONGEST_LIFE))
-
-
-def _life(expires_in: object) -> float:
-    """Endpoints send a number, or the number as a string, or nothing."""
-    if expires_in is None or isinstance(expires_in, bool) or not isinstance(expires_in, int | float | str):
-        return DEFAULT_LIFE
-    try:
-        seconds = float(expires_in)
-    except (ValueError, OverflowError):
-        return DEFAULT_LIFE
-    return seconds if isfinite(seconds) else DEFAULT_LIFE
+    return Token(Secret(value), seconds)
 
 
 def _quoted(fields: dict[str, object], grant: Grant) -> str:
@@ -261,44 +225,18 @@ def _quoted(fields: dict[str, object], grant: Grant) -> str:
 
 
 def shown(text: str, grant: Grant) -> str:
-    """Foreign text made fit for a log: secrets of the grant as `***`, controls escaped, cut to `QUOTE_LIMIT`.
-
-    Where a secret comes back in a spelling that cannot be cut out, nothing of the text is shown.
-    """
-    secrets, encoded = _secrets(grant)
-    longest_first = sorted(secrets | encoded, key=len, reverse=True)
-    if longest_first:
-        text = re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)
-    readings = (unquote(text), unquote_plus(text), unescape(text), text.replace("\\", ""))
-    if any(secret in reading for reading in readings for secret in secrets):
-        return "(its words repeat a secret)"
-    return _printable(text)
-
-
-def _secrets(grant: Grant) -> tuple[set[str], set[str]]:
-    """Every secret as it is, and as some layer on the way may have encoded it."""
-    secret = grant.client_secret.reveal()
-    secrets = {secret, *(value.reveal() for _, value in grant.headers + grant.queries + grant.body)}
-    pairs = set()
-    if secret:
-        pairs |= {f"{grant.client_id}:{secret}", f"{quote_plus(grant.client_id)}:{quote_plus(secret)}"}
-    if grant.offered is not None:
-        secrets.add(grant.offered.reveal())
+    """The endpoint's words for a log, without the grant's secrets."""
+    secrets = [grant.client_secret, *(value for _, value in grant.headers + grant.queries + grant.body)]
+    pairs = []
+    if grant.client_secret != Secret(""):
+        encoded = Secret(quote_plus(grant.client_secret.reveal()))
+        pairs += [(grant.client_id, grant.client_secret), (quote_plus(grant.client_id), encoded)]
     if grant.password is not None:
-        secrets.add(grant.password.reveal())
-        pairs.add(f"{grant.user}:{grant.password.reveal()}")
-    secrets -= {""}
-    encoded = {each for text in secrets for each in (quote(text, safe=""), quote_plus(text), escape(text))}
-    for octets in (text.encode() for text in secrets | pairs):
-        encoded |= {each.decode().rstrip("=") for each in (b64encode(octets), urlsafe_b64encode(octets))}
-        encoded.add(octets.hex())
-    return secrets, encoded
-
-
-def _printable(text: str) -> str:
-    cut = text[: QUOTE_LIMIT + 1]
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return escaped if len(escaped) <= QUOTE_LIMIT else escaped[: QUOTE_LIMIT - 1] + "…"
+        secrets.append(grant.password)
+        pairs.append((grant.user, grant.password))
+    if grant.offered is not None:
+        secrets.append(grant.offered)
+    return answers.shown(text, secrets, pairs)
 
 
 def _basic(user: str, password: str) -> str:
@@ -306,19 +244,7 @@ def _basic(user: str, password: str) -> str:
 
 
 def _host(url: str) -> str:
-    return f"the token endpoint at {_printable(urlsplit(url).hostname or '?')}"
-
-
-def _fault(error: Exception) -> str:
-    """In our words what went wrong below HTTP."""
-    reasons = [failure.value for failure in getattr(error, "reasons", ())]
-    for cause in [error, *reasons]:
-        match cause:
-            case TooLargeError():
-                return "sends more than a token's worth"
-            case TooSlowError():
-                return "is too slow"
-    return f"broke off or broke HTTP ({type((reasons or [error])[0]).__name__})"
+    return f"the token endpoint at {answers.printable(urlsplit(url).hostname or '?')}"
 
 
 def _refused(message: str, remedy: str, status: int) -> NoReturn:

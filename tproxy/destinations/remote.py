@@ -30,6 +30,7 @@ from tproxy.model import (
     Secret,
     Stage,
 )
+from tproxy.names import quoted
 from tproxy.net.http import Answer
 
 OUTAGES = frozenset({Reason.STORE_UNAVAILABLE, Reason.TOKEN_UNAVAILABLE})
@@ -59,16 +60,18 @@ class KeyRing:
             return self._key
         raise RefusedError(cast(Refusal, self._fault))
 
-    def refresh(self) -> None:
-        """Look whether another key is kept now."""
+    def refresh(self) -> bool:
+        """Look whether another key is kept now than the one that was in force."""
         try:
             key = self._read()
         except RefusedError as error:
             self._broken(error.refusal)
-            return
-        if self._key is not None and key != self._key:
+            return False
+        changed = self._key is not None and key != self._key
+        if changed:
             log.info("{message}", event="key.changed", message=f"the instance {self._name} has another service key now")
         self._key, self._fault = key, None
+        return changed
 
     def _broken(self, refusal: Refusal) -> None:
         if refusal != self._fault:
@@ -137,8 +140,9 @@ class Remote:
         self._changed.append(changed)
 
     def poll(self) -> None:
-        """Look whether the service key was changed."""
-        self._keys.refresh()
+        """Look whether the service key was changed; nothing is asked with the one before any more."""
+        if self._keys.refresh():
+            self._service_tokens.forget()
 
     def stop(self) -> None:
         """Forget everything."""
@@ -155,7 +159,7 @@ class Remote:
 
     def look_again(self, request: DestinationRequest, before: Destination) -> Deferred[Destination | None]:
         """The destination as it is now; None where nothing changed."""
-        return self._destinations.renew(request, lambda: self._find(request, tokens=False), before.__eq__)
+        return self._destinations.renew(request, lambda: self._find(request, tokens=False), before.__eq__, keep=True)
 
     def key(self, request: DestinationRequest, grant: Grant) -> Hashable:
         """What a token is kept under: the service decides for each request which one it gives."""
@@ -177,8 +181,12 @@ class Remote:
 
     async def _judged(self, request: DestinationRequest, tokens: bool) -> Fetched[Destination]:
         found = await self._service.find(request, tokens=tokens)
-        destination = document.parse(found.values, request, self._rules, found.authority)
-        self._warnings.say(destination, request.tenant)
+        try:
+            destination = document.parse(found.values, request, self._rules, found.authority)
+        except RefusedError as error:
+            where = self._service.named(request.tenant)
+            raise error.again(f"{where}: the destination {quoted(request.name)}: {error.refusal.message}") from None
+        self._warnings.say(destination, request)
         token = usable(found.tokens)
         if token is not None and isinstance(destination.login, Grant) and not destination.asks:
             self._bring(self.key(request, destination.login), token)
@@ -198,8 +206,7 @@ class Remote:
         except RefusedError as error:
             if not said:
                 raise
-            message = f"{_no_token(said).message}; and {error.refusal.message}"
-            raise RefusedError(evolve(error.refusal, message=message)) from None
+            raise error.again(f"{_no_token(said).message}; and {error.refusal.message}") from None
 
     def _service_token(self, grant: Grant) -> Deferred[Secret]:
         asked = self._service_tokens.get(grant, lambda: self._issuer.fetch(grant).addCallback(cacheable))

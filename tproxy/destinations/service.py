@@ -6,7 +6,6 @@ carries one to the other and finds out whose fault a refusal is. It keeps nothin
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
@@ -18,15 +17,10 @@ from attrs import evolve, field, frozen
 from twisted.internet.defer import Deferred
 
 from tproxy import names
+from tproxy.destinations import answers
 from tproxy.destinations.inquiry import Inquiry, inquiry, token_grant
 from tproxy.destinations.keys import ServiceKey
-from tproxy.destinations.oauth import (
-    DEFAULT_LIFE,
-    LONGEST_LIFE,
-    TokenRefusedError,
-    TokenUnavailableError,
-    shown,
-)
+from tproxy.destinations.oauth import TokenRefusedError, TokenUnavailableError
 from tproxy.destinations.pauses import retry_after
 from tproxy.model import (
     PROVIDER,
@@ -42,13 +36,12 @@ from tproxy.model import (
     Stage,
     Tenant,
 )
-from tproxy.net.http import Answer, TooLargeError, TooSlowError
+from tproxy.net.http import Answer
 
 _SECRETS = tuple(
     f"{prefix}{name}" for prefix in ("", "mail.") for name in ("password", "clientSecret", "tokenServicePassword")
 )
 _TOKEN = re.compile(r"[!-~]+")
-_SECONDS = re.compile(r"-?[0-9]{1,15}")
 _LATER = (408, 429)
 _WAIT = "wait; if it stays so, check uri in the service key and the provider's status page"
 
@@ -112,11 +105,11 @@ def read(answer: Answer, request: DestinationRequest, asked: Inquiry, now: float
     @raise RefusedError: it is a "no"; L{TokenNotAcceptedError}: for the token alone
     @raise ServiceUnavailableError: it is not the service's answer, or not its last word
     """
-    fields, status = _object(answer), answer.status
+    fields, status = answers.fields(answer), answer.status
     if status == 200:
         return _found(fields, request, asked)
     words = fields.get("ErrorMessage") if fields is not None else None
-    http = f"HTTP {status}" + (f": {_shown(words, asked.secrets)}" if isinstance(words, str) and words else "")
+    http = f"HTTP {status}" + (f": {answers.shown(words, asked.secrets)}" if isinstance(words, str) and words else "")
     if 400 <= status < 500 and status not in _LATER and not answer.header("x-cf-routererror"):
         if status == 401:
             message = f"the Destination service does not accept the token of the service key ({http})"
@@ -136,16 +129,6 @@ def read(answer: Answer, request: DestinationRequest, asked: Inquiry, now: float
         _unavailable(f"redirects ({http}), which is not followed", "correct uri in the service key")
     pause = retry_after(answer.header("retry-after"), now)
     _unavailable(f"cannot answer now ({http})", _WAIT, pause)
-
-
-def _object(answer: Answer) -> dict[str, object] | None:
-    media = answer.header("content-type").partition(";")[0].strip().lower()
-    if media == "application/json":
-        with suppress(ValueError, RecursionError):
-            fields = json.loads(answer.body)
-            if isinstance(fields, dict):
-                return fields
-    return None
 
 
 def _found(fields: dict[str, object] | None, request: DestinationRequest, asked: Inquiry) -> Found:
@@ -184,9 +167,9 @@ def _pem(content: object) -> str:
 
 def _auth_token(entry: dict[str, object], secrets: Iterable[Secret]) -> AuthToken:
     kind, value, error = entry.get("type"), entry.get("value"), entry.get("error")
-    seconds = _life(entry.get("expires_in"))
+    seconds = answers.life(entry.get("expires_in"))
     if isinstance(error, str) and error:
-        words = _shown(error, secrets)
+        words = answers.shown(error, secrets)
     elif not isinstance(value, str) or not _TOKEN.fullmatch(value):
         words = "it has no usable value"
     elif not isinstance(kind, str) or kind.lower() != "bearer":
@@ -194,19 +177,8 @@ def _auth_token(entry: dict[str, object], secrets: Iterable[Secret]) -> AuthToke
     elif seconds <= 0:
         words = "it has expired already"
     else:
-        return AuthToken(Secret(value), min(seconds, LONGEST_LIFE), "")
+        return AuthToken(Secret(value), seconds, "")
     return AuthToken(Secret(""), 0.0, words)
-
-
-def _life(expires_in: object) -> float:
-    text = str(expires_in)
-    return float(text) if _SECONDS.fullmatch(text) else DEFAULT_LIFE
-
-
-def _shown(text: str, secrets: Iterable[Secret]) -> str:
-    """The service's own words for a message, as those of a token endpoint: without secrets, printable, short."""
-    token, *others = secrets
-    return shown(text, Grant("", "", token, body=tuple(("", secret) for secret in others)))
 
 
 # One instance
@@ -273,7 +245,7 @@ class DestinationService:
                 "create it, correct spec.fragmentRef, or mark it as optional",
             )
         except RefusedError as error:
-            raise self._named(error, request.tenant) from None
+            raise error.again(f"{self.named(request.tenant)}: {error.refusal.message}") from None
 
     async def _found(self, key: ServiceKey, request: DestinationRequest, wanted: Callable[..., Inquiry]) -> Found:
         """With the token that there is; where that is not accepted, with a new one."""
@@ -289,9 +261,10 @@ class DestinationService:
         try:
             answer = await self._ask("GET", asked.url, headers=asked.headers, queries=asked.queries)
         except RefusedError as error:
-            _unavailable(f"is out of reach: {error.refusal.message}", error.refusal.remedy)
+            pause = getattr(error, "retry_after", 0.0)
+            _unavailable(f"is out of reach: {error.refusal.message}", error.refusal.remedy, pause)
         except Exception as error:
-            _unavailable(_fault(error), _WAIT)
+            _unavailable(answers.fault(error, "destination"), _WAIT)
         try:
             return read(answer, request, asked, self._now())
         except TokenNotAcceptedError:
@@ -323,25 +296,9 @@ class DestinationService:
         remedy = "subscribe the tenant to the application, or correct the annotation"
         raise _refused(Reason.TENANT_NOT_SUBSCRIBED, f"the tenant is not subscribed: {message}", remedy)
 
-    def _named(self, error: RefusedError, tenant: Tenant) -> RefusedError:
-        """The same, with the instance and the tenant in its words."""
-        where = f"the instance {self._name}" + (f" for the tenant {names.quoted(tenant)}" if tenant else "")
-        refusal = evolve(error.refusal, message=f"{where}: {error.refusal.message}")
-        if refusal.reason is Reason.STORE_UNAVAILABLE:
-            return ServiceUnavailableError(refusal, getattr(error, "retry_after", 0.0))
-        return RefusedError(refusal)
-
-
-def _fault(error: Exception) -> str:
-    """In our words what went wrong below HTTP."""
-    causes = [error, *(failure.value for failure in getattr(error, "reasons", ()))]
-    for cause in causes:
-        match cause:
-            case TooLargeError():
-                return "sends more than a destination's worth"
-            case TooSlowError():
-                return "is too slow"
-    return f"broke off or broke HTTP ({type(causes[-1]).__name__})"
+    def named(self, tenant: Tenant) -> str:
+        """Who is asked, and for whom, in a message."""
+        return f"the instance {self._name}" + (f" for the tenant {names.quoted(tenant)}" if tenant else "")
 
 
 def _refusal(reason: Reason, message: str, remedy: str) -> Refusal:

@@ -151,9 +151,10 @@ class Store(Service):
             case Grant(kind=GrantKind.AUTHORIZATION_CODE), _:
                 return None
             case Grant() as grant, Bearer(token=token):
+                user = _user(destination, offered)
                 key = source.key(request, grant)
                 fresh = await self._tokens.renew(key, lambda: source.token(request, grant), token.__eq__)
-                return None if fresh is None else Resolution(destination, Bearer(_user(destination, offered), fresh))
+                return None if fresh is None else Resolution(destination, Bearer(user, fresh))
         resolution = await self._with_credential(source, request, Cached(destination, cached=False), offered)
         return None if resolution.credential == refused else resolution
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from twisted.logger import Logger
 
-from tproxy.model import Destination, Tenant
+from tproxy.model import Destination, DestinationRequest
 
 REMEMBERED = 10_000
 
@@ -17,14 +17,13 @@ class Warnings:
     """The warnings of documents that were logged."""
 
     def __init__(self) -> None:
-        self._said: OrderedDict[tuple[Tenant, str], tuple[str, ...]] = OrderedDict()
+        self._said: OrderedDict[DestinationRequest, tuple[str, ...]] = OrderedDict()
 
-    def say(self, destination: Destination, tenant: Tenant) -> None:
+    def say(self, destination: Destination, request: DestinationRequest) -> None:
         """Log each warning of a document, unless those were its warnings the last time."""
-        key = (tenant, destination.name)
-        if destination.warnings == self._said.get(key, ()):
+        if destination.warnings == self._said.get(request, ()):
             return
-        self._said[key] = destination.warnings
+        self._said[request] = destination.warnings
         if len(self._said) > REMEMBERED:
             self._said.popitem(last=False)
         for warning in destination.warnings:
@@ -32,6 +31,6 @@ class Warnings:
                 "destination {destination}: {message}",
                 event="document.warning",
                 destination=destination.name,
-                tenant=tenant,
+                tenant=request.tenant,
                 message=warning,
             )

@@ -60,18 +60,14 @@ class Walk:
         `offered` is what the application brought, None where it was greeted as one that need not bring
         anything: a destination that wants it the other way by now is refused.
         """
-        store = self._services.store
-        self.stage = Stage.RESOLVE
-        resolution = await store.resolve(self._request, offered)
-        self.stage = Stage.LOGIN
-        attempt = await self._turn(resolution, offered)
+        resolution, attempt = await self._admitted(offered)
         try:
             try:
                 logged_in = await self._log_in(resolution, offered)
             except RefusedError as error:
                 if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
                     raise
-                fresh = await store.renew(self._request, resolution.credential, offered)
+                fresh = await self._services.store.renew(self._request, resolution.credential, offered)
                 if fresh is None:
                     raise
                 if fresh.destination.login != resolution.destination.login:  # as little proven as any new credential
@@ -86,6 +82,26 @@ class Walk:
             raise
         attempt.accepted()
         return logged_in
+
+    async def _admitted(self, offered: Offered | None) -> tuple[Resolution, Attempt]:
+        """What to log in with, and the turn to do so.
+
+        Who waited for the login of somebody else, and hears that it was refused, may find another credential by then.
+        """
+        resolution = await self._resolved(offered)
+        try:
+            return resolution, await self._turn(resolution, offered)
+        except RefusedError:
+            now = await self._resolved(offered)
+            if now.destination.login == resolution.destination.login:
+                raise
+            return now, await self._turn(now, offered)
+
+    async def _resolved(self, offered: Offered | None) -> Resolution:
+        self.stage = Stage.RESOLVE
+        resolution = await self._services.store.resolve(self._request, offered)
+        self.stage = Stage.LOGIN
+        return resolution
 
     async def _turn(self, resolution: Resolution, offered: Offered | None) -> Attempt:
         key = (self._request, resolution.destination.login, _digest(offered))
