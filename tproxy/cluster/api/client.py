@@ -235,12 +235,12 @@ class Client:
                     reactor=cast(Any, self._clock),
                 ),
             )
-        except CancelledError:
-            raise
         except RefusedError as error:
             raise APIError(0, Why.UNREACHABLE, str(error.refusal)) from None
         except Exception as error:
             causes = [failure.value for failure in getattr(error, "reasons", ())] or [error]
+            if any(isinstance(cause, CancelledError) for cause in causes):
+                raise CancelledError from None
             words = f"the connection to the API server broke off ({type(causes[0]).__name__})"
             raise APIError(0, Why.UNREACHABLE, words) from None
 

@@ -79,27 +79,25 @@ class Reflector(Service):
 
     async def _run(self) -> None:
         while True:
-            began = self._clock.seconds()
+            self._since: float | None = None
+            failed, retry_after = True, 0.0
             try:
                 await self._follow()
-                self._failures = 0 if self._clock.seconds() - began >= SHORTEST_WATCH else self._failures + 1
-                error = None
-            except APIError as failed:
-                error = failed
-                self._failures += 1
-                if failed.reason not in KEEPS_PLACE:
-                    self._version = None
-                self._failed(failed)
+                failed = False
             except CancelledError:
                 raise
+            except APIError as error:
+                retry_after = error.retry_after
+                self._failed(error)
             except Exception:
                 log.failure("what watches {key} failed", event="kubernetes.failed", key=str(self.query))
-                error = None
-                self._failures += 1
                 self._version = None
-            if self._failures:
-                wait = pause(self._failures, 0.0 if error is None else error.retry_after, self._jitter)
-                await deferLater(self._clock, wait)
+            lasted = self._since is not None and self._clock.seconds() - self._since >= SHORTEST_WATCH
+            if lasted:
+                self._failures = 0
+            if failed or not lasted:
+                self._failures += 1
+                await deferLater(self._clock, pause(self._failures, retry_after, self._jitter))
 
     async def _follow(self) -> None:
         """List, if need be, and watch until that ends."""
@@ -109,6 +107,7 @@ class Reflector(Service):
             self._version = listing.version
         seconds = int(self._jitter(WATCH_SECONDS, 1.2 * WATCH_SECONDS))
         stream = await self._client.watch(self.query, self._version, seconds, self._take)
+        self._since = self._clock.seconds()
         self._recovered()
         await stream.ended
 
@@ -119,6 +118,8 @@ class Reflector(Service):
 
     def _failed(self, error: APIError) -> None:
         self.problem = error
+        if error.reason not in KEEPS_PLACE:
+            self._version = None
         said = (error.status, error.reason)
         if error.reason is Why.EXPIRED or said == self._said:
             return
