@@ -61,6 +61,7 @@ class Client:
 
     @param clock: gives deadlines their time
     @param close: closes connections that are kept
+    @param list_limit: how many objects a list may have
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Client:
         clock: IReactorTime,
         access: Access,
         close: Callable[[], Deferred[None]] = lambda: succeed(None),
+        list_limit: int = LIST_LIMIT,
     ) -> None:
         self.namespace = access.namespace
         self.close = close
         self._http: HTTPClient = bare(agent)
         self._clock = clock
         self._access = access
+        self._list_limit = list_limit
 
     def get(self, kind: Kind, key: Key) -> Deferred[Object]:
         """One object as it is now."""
@@ -127,7 +130,7 @@ class Client:
 
     async def _pages(self, query: Query) -> Listing:
         objects: list[Object] = []
-        version, token, size, room = "", "", PAGE, LIST_LIMIT
+        version, token, size, room = "", "", PAGE, self._list_limit
         while True:
             queries = (*query.selectors, ("limit", str(size)), *((("continue", token),) if token else ()))
             try:
@@ -142,7 +145,7 @@ class Client:
                 raise APIError(410, Why.EXPIRED, f"the list of {query} changed between two pages")
             room -= max(1, len(page.objects))
             if room < 0:
-                raise APIError(200, Why.TOO_LARGE, f"there are more than {LIST_LIMIT} {query.kind.plural}")
+                raise APIError(200, Why.TOO_LARGE, f"there are more than {self._list_limit} {query.kind.plural}")
             objects += page.objects
             version, token = page.version, page.token
             if not token:

@@ -8,7 +8,7 @@ from random import uniform
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -76,7 +76,7 @@ class Election(Service):
         self._said: Why | None = None
         self._rest: IDelayedCall | None = None
         self._term: IDelayedCall | None = None
-        self._asking: Deferred[Any] | None = None
+        self._asking: Deferred[Any] = succeed(None)
 
     @property
     def leading(self) -> bool:
@@ -91,8 +91,7 @@ class Election(Service):
         """Stop to lead, and give the lease back: fires when that is done, or could not be done in a few seconds."""
         Service.stopService(self)
         _cancel(self._rest)
-        if self._asking is not None:
-            self._asking.cancel()
+        self._asking.cancel()
         self._take(Leave(self._clock.seconds()))
         return self._left
 

@@ -10,7 +10,7 @@ from secrets import token_hex
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -28,8 +28,10 @@ WORD_LIMIT = 128
 NAME_LIMIT = 253
 
 PERIOD = 60.0
+"""How long a count of Events lasts, in seconds."""
+
 OBJECT_LIMIT, LIMIT = 10, 200
-"""How many Events are written in one period (of so many seconds): for one object, and in all."""
+"""How many Events are written in one period: about one object, and in all."""
 
 log = Logger()
 
@@ -106,12 +108,15 @@ class Recorder:
 
     def record(self, regarding: Object, note: Note) -> Deferred[bool]:
         """Write one Event; says whether it was. It never fails: an Event that cannot be written is in the log."""
-        if not self._room(uid(regarding)):
-            return succeed(False)
-        made = event(regarding, note, self._controller, self._instance, self._now(), self._suffix())
-        written = self._client.create(EVENTS, made)
+        return Deferred.fromCoroutine(self._record(regarding, note))
 
-        def unwritten(error: APIError) -> bool:
+    async def _record(self, regarding: Object, note: Note) -> bool:
+        if not self._room(uid(regarding)):
+            return False
+        made = event(regarding, note, self._controller, self._instance, self._now(), self._suffix())
+        try:
+            await self._client.create(EVENTS, made)
+        except APIError as error:
             log.warn(
                 "an Event about {key} could not be written: {message}",
                 event="kubernetes.unrecorded",
@@ -120,10 +125,7 @@ class Recorder:
                 message=error.message,
             )
             return False
-
-        return written.addCallbacks(
-            lambda _: True, lambda failure: (failure.trap(APIError), unwritten(failure.value))[1]
-        )
+        return True
 
     def _room(self, about: str) -> bool:
         if self._clock.seconds() >= self._since + PERIOD:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import uniform
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -65,7 +65,7 @@ class Reflector(Service):
         self._version: str | None = None
         self._failures = 0
         self._said: tuple[int, Why] | None = None
-        self._running: Deferred[None] | None = None
+        self._running: Deferred[None] = succeed(None)
 
     def startService(self) -> None:
         Service.startService(self)
@@ -74,8 +74,7 @@ class Reflector(Service):
 
     def stopService(self) -> None:
         Service.stopService(self)
-        if self._running is not None:
-            self._running.cancel()
+        self._running.cancel()
 
     async def _run(self) -> None:
         while True:

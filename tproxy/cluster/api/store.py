@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from tproxy.cluster.api.objects import Change, Gone, Key, Listing, Mark, Object, Put, key, uid, version
+from tproxy.cluster.api.objects import Change, Gone, Key, Listing, Object, Put, key, uid, version
 
 
 class Store:
@@ -41,7 +41,7 @@ class Store:
             self._changed(changed)
 
     def apply(self, change: Change) -> None:
-        """Take one change."""
+        """Take one change; a `Mark` is none."""
         match change:
             case Put(thing):
                 before = _state(self._objects, key(thing))
@@ -51,8 +51,6 @@ class Store:
             case Gone(thing):
                 if self._objects.pop(key(thing), None) is not None:
                     self._changed(frozenset({key(thing)}))
-            case Mark():
-                pass
 
 
 def _state(objects: Mapping[Key, Object], each: Key) -> tuple[str, str] | None:
