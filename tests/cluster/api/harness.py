@@ -33,8 +33,8 @@ class StandInTestCase(SynchronousTestCase):
         self.agent = RequestTraversalAgent(self.server)
         self.client = self.connect()
 
-    def connect(self) -> Client:
-        return Client(self.agent, self.clock, Access("api.example.com", 443, Trust, self.token, "home"))
+    def connect(self, **options: Any) -> Client:
+        return Client(self.agent, self.clock, Access("api.example.com", 443, Trust, self.token, "home"), **options)
 
     def token(self, refused: bool) -> Secret | None:
         self.refusals += refused
