@@ -10,7 +10,8 @@ INSTALLED := $(shell find tproxy twisted examples -type f ! -name '*.pyc' ! -nam
 UNITS := $(filter-out tests.__init__ tests.__pycache__ tests.integration,$(subst /,.,$(basename $(wildcard tests/*))))
 
 # What decides is tested in every branch; the shell around it as far as it goes.
-DECISIONS := tproxy/*.py,tproxy/protocols/*,tproxy/operator/*
+API := tproxy/cluster/api
+DECISIONS := tproxy/*.py,tproxy/protocols/*,tproxy/operator/*,$(API)/objects.py,$(API)/wire.py,$(API)/store.py,$(API)/lease.py
 SHELL_AROUND := tproxy/assembly.py,tproxy/cli.py,tproxy/listeners.py,tproxy/tap.py,tproxy/operator/reconciler.py
 
 .PHONY: help

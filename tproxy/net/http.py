@@ -78,8 +78,7 @@ class Client:
 
     def __init__(self, agent: IAgent, clock: IReactorTime) -> None:
         self._clock = clock
-        cookies = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = HTTPClient(_Uncompressed(agent), cookies, _Octets)
+        self._client = bare(agent)
 
     def ask(
         self,
@@ -112,6 +111,12 @@ class Client:
             return Answer(response.code, response.headers, await _body(response))
 
         return Deferred.fromCoroutine(exchange()).addTimeout(DEADLINE, self._clock, _too_slow)
+
+
+def bare(agent: IAgent) -> HTTPClient:
+    """treq over an agent, without cookies and compression."""
+    cookies = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return HTTPClient(_Uncompressed(agent), cookies, _Octets)
 
 
 def client(
