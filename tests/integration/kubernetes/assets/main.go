@@ -8,10 +8,10 @@ import (
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/log"
-	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func main() {
-	dnsserver.Directives = []string{"errors", "log", "ready", "kubernetes"}
+	dnsserver.Directives = []string{"errors", "log", "kubernetes", "template"}
 	coremain.Run()
 }
