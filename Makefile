@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to
 	@$(BIN)/tproxy demo
 
 .PHONY: test
-test: packages lint  ## everything: lint, types, unit and integration tests, coverage
+test: packages lint assets  ## everything: lint, types, unit and integration tests, coverage
 	$(BIN)/coverage erase
 	$(STRICT) -m coverage run $(TRIAL) tests
 	$(BIN)/coverage combine --quiet
@@ -49,6 +49,10 @@ bench: $(VENV)/.tested  ## tproxy beside haproxy, nginx, stunnel and Dovecot: ab
 bench-quick: $(VENV)/.tested  ## the same in two minutes; fails where a goal is missed by far
 	@bench/packages
 	@$(BIN)/python -m bench --quick
+
+.PHONY: assets
+assets: packages $(VENV)/.tested  ## the programs of a cluster that tests run on: 20 minutes, once; needs Go and root
+	@$(BIN)/python -m tests.integration.kubernetes.programs
 
 .PHONY: packages
 packages:
