@@ -122,7 +122,7 @@ class Descriptions:
             del self._asked[request]
             self.known.pop(request, None)
             self._pauses.forget(request)
-        for request in requests - self._asked.keys():
+        for request in sorted(requests - self._asked.keys(), key=lambda request: (request.name, request.tenant)):
             self._ask(request)
 
     def refresh(self) -> None:
