@@ -12,7 +12,7 @@ from random import uniform
 from typing import Generic, TypeVar
 
 from attrs import Factory, define, frozen
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -252,15 +252,16 @@ class Cache(Generic[K, V]):
                 entry.held = stale
                 if stale is not None:
                     self._arm(entry, key, seconds)
-            log.warn(
-                f"no {self._what}: {{message}}",
-                event=f"{self._what.replace(' ', '-')}.failed",
-                stage=refusal.stage,
-                reason=refusal.reason,
-                message=refusal.message,
-                remedy=refusal.remedy,
-                seconds=seconds,
-            )
+            if not failure.check(CancelledError):  # that is `stop`
+                log.warn(
+                    f"no {self._what}: {{message}}",
+                    event=f"{self._what.replace(' ', '-')}.failed",
+                    stage=refusal.stage,
+                    reason=refusal.reason,
+                    message=refusal.message,
+                    remedy=refusal.remedy,
+                    seconds=seconds,
+                )
             for waiter in flight.waiters:
                 if stale is not None:
                     waiter.callback(Cached(stale.value, cached=True))

@@ -194,7 +194,12 @@ class Remote:
 
     async def _token(self, request: DestinationRequest, grant: Grant) -> Fetched[Secret]:
         offer = None if grant.offered is None else (grant.kind, Offered("", grant.offered))
-        found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
+        try:
+            found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
+        except RefusedError as error:
+            if grant.kind is not GrantKind.CLIENT_CREDENTIALS or error.refusal.reason not in OUTAGES:
+                raise
+            return cacheable(await self._issuer.fetch(grant))
         token = usable(found.tokens)
         if token is not None:
             return token

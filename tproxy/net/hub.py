@@ -116,10 +116,12 @@ class Hub:
 
     def doRead(self) -> None:
         """Serve every descriptor that has news."""
-        masks = self._masks
-        for number, news in self._epoll.poll(0, EVENTS_AT_ONCE):
-            descriptor = self._descriptors.get(number)
-            if descriptor is None:  # closed by one that was served before
+        masks, descriptors = self._masks, self._descriptors
+        for number, news, descriptor in [
+            (number, news, descriptors[number]) for number, news in self._epoll.poll(0, EVENTS_AT_ONCE)
+        ]:
+            if descriptors.get(number) is not descriptor:
+                # closed by one that was served before: the news are not for who has its number now
                 continue
             try:
                 if news & select.EPOLLIN:
