@@ -13,6 +13,7 @@ from tests.relay.sessions import GRANT, REQUEST, SessionTestCase
 from tproxy.model import Bearer, Offered, RefusedError, Resolution, Secret, Trust
 from tproxy.net.endpoints import Connector
 from tproxy.protocols.imap4 import imap4
+from tproxy.relay.tally import Tally
 from tproxy.relay.walk import Walk
 
 
@@ -43,7 +44,7 @@ class Resumption(SessionTestCase):
 
     async def walk(self, offered: Offered | None, answer: bytes) -> None:
         coming = Deferred.fromCoroutine(self.server())
-        walking = Deferred.fromCoroutine(Walk(self.services, REQUEST).logged_in(offered))
+        walking = Deferred.fromCoroutine(Walk(self.services, REQUEST, Tally()).logged_in(offered))
         server = await coming
         await self.log_in(server, answer)
         try:
