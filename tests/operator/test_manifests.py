@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,23 @@ class GoodManifests(SynchronousTestCase):
         content["spec"] |= {"accessControl": None, "destinationServiceInstanceName": None}
         resource = parse(content, DEDICATED)
         self.assertEqual((resource.port, resource.bindings[0].request.chain), (0, "c"))
+
+    def test_created(self):
+        """When a cluster made it, quoted or not; a time that no cluster writes is none."""
+        for written, created in (
+            ("2022-08-26T11:05:30Z", "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30, tzinfo=UTC), "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30), "2022-08-26T11:05:30Z"),
+            ("yesterday", ""),
+            ("2022-08-26T11:05:30Z\n", ""),
+            (["x"], ""),
+            (None, ""),
+        ):
+            for name in ("mail", "Mail"):
+                with self.subTest(written=written, name=name):
+                    spec = {} if name == "mail" else {"service": {"port": "x"}}
+                    made = parse(manifest(metadata={"creationTimestamp": written}, **spec), DEDICATED)
+                    self.assertEqual((type(made), made.created), (Rejected if spec else Resource, created))
 
     def test_other_kinds(self):
         """Objects of another kind are none of ours."""
