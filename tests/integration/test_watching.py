@@ -162,5 +162,5 @@ class Watched(TestCase):
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tproxy", "--config", "config.yaml"]
         other.child = start(self, command, other.folder, env={"PYTHONPATH": str(SOURCES)})
         self.assertEqual(await other.child.output.closed(), 1)
-        (event,) = (event for event in other.events if event["event"] == "start.failed")
+        (event,) = (event for event in other.events if event.get("event") == "start.failed")
         self.assertRegex(event["message"], rf"port {self.health} of 127\.0\.0\.1 is in use")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -138,7 +138,6 @@ class HTTPPort(Service):
     def stopService(self) -> Deferred[Any]:
         """Listen no more, and leave nobody connected."""
         Service.stopService(self)
-        stopped = maybeDeferred(self._port.stopListening) if self._port is not None else maybeDeferred(lambda: None)
         for protocol in list(self._factory.protocols):
             protocol.transport.abortConnection()
-        return stopped
+        return succeed(None) if self._port is None else maybeDeferred(self._port.stopListening)
