@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ class GoodManifests(SynchronousTestCase):
             ("2022-08-26T11:05:30Z", "2022-08-26T11:05:30Z"),
             (datetime(2022, 8, 26, 11, 5, 30, tzinfo=UTC), "2022-08-26T11:05:30Z"),
             (datetime(2022, 8, 26, 11, 5, 30), "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30, tzinfo=timezone(timedelta(hours=2))), ""),
             ("yesterday", ""),
             ("2022-08-26T11:05:30Z\n", ""),
             (["x"], ""),

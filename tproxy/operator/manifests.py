@@ -292,12 +292,12 @@ def _named(metadata: Mapping[object, object]) -> frozenset[Tenant] | None:
 
 
 def _created(metadata: Mapping[object, object]) -> str:
-    """When a cluster made the object; YAML reads a time without quotes as one. Nobody else has a say in it."""
+    """When a cluster made the object, as it writes that; YAML takes it for a time where it stands without quotes."""
     created = metadata.get("creationTimestamp")
-    if isinstance(created, datetime):
-        created = created.strftime(_TIME)
+    if isinstance(created, datetime) and not created.utcoffset():
+        return created.strftime(_TIME)
     try:
-        return datetime.strptime(str(created), _TIME).strftime(_TIME)
+        return datetime.strptime(created, _TIME).strftime(_TIME) if isinstance(created, str) else ""
     except ValueError:
         return ""
 
