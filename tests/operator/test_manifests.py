@@ -127,11 +127,11 @@ class GoodManifests(SynchronousTestCase):
             (["x"], ""),
             (None, ""),
         ):
-            for name in ("mail", "Mail"):
-                with self.subTest(written=written, name=name):
-                    spec = {} if name == "mail" else {"service": {"port": "x"}}
-                    made = parse(manifest(metadata={"creationTimestamp": written}, **spec), DEDICATED)
-                    self.assertEqual((type(made), made.created), (Rejected if spec else Resource, created))
+            for port, kind in ((993, Resource), ("993", Rejected)):
+                with self.subTest(written=written, port=port):
+                    metadata = {"creationTimestamp": written}
+                    made = parse(manifest(metadata=metadata, service={"port": port}), DEDICATED)
+                    self.assertEqual((type(made), made.created), (kind, created))
 
     def test_other_kinds(self):
         """Objects of another kind are none of ours."""
