@@ -153,6 +153,11 @@ class Remote:
         """The destination alone: no token is fetched."""
         return self._get(request, tokens=False).addCallback(lambda cached: cached.value)
 
+    def known(self, request: DestinationRequest) -> Destination | None:
+        """The destination as it was told last, while that is valid."""
+        held = self._destinations.held(request)
+        return None if held is None else held[0]
+
     def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
         """The destination, for a login: where it is not known, a token may come along with it."""
         return self._get(request, tokens=not asks)

@@ -117,11 +117,11 @@ class Hub:
     def doRead(self) -> None:
         """Serve every descriptor that has news."""
         masks, descriptors = self._masks, self._descriptors
-        for number, news, descriptor in [
-            (number, news, descriptors[number]) for number, news in self._epoll.poll(0, EVENTS_AT_ONCE)
-        ]:
-            if descriptors.get(number) is not descriptor:
-                # closed by one that was served before: the news are not for who has its number now
+        told = [(descriptors[number], number, news) for number, news in self._epoll.poll(0, EVENTS_AT_ONCE)]
+        for descriptor, number, news in told:
+            if id(descriptors.get(number)) != id(
+                descriptor
+            ):  # closed by one that was served before; another may have its number by now
                 continue
             try:
                 if news & select.EPOLLIN:

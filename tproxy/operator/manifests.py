@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from attrs import evolve, frozen
 
@@ -56,6 +57,7 @@ _CONDITION_REASONS = {
 # RFC 1035, section 2.3.1, and RFC 1123, section 2.1, as Kubernetes spells them
 _SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 Name = tuple[str, str]
@@ -67,7 +69,7 @@ class Resource:
     """A Destination resource, read and judged.
 
     One binding for each tenant, sorted by it. `refused` are the tenants that cannot be served. `port` is
-    `spec.service.port`, 0 where none is given.
+    `spec.service.port`, 0 where none is given; `created` is `metadata.creationTimestamp`, or empty.
     """
 
     namespace: str
@@ -76,6 +78,7 @@ class Resource:
     port: int = 0
     scope: str = "namespaced"
     refused: tuple[tuple[Tenant, Refusal], ...] = ()
+    created: str = ""
 
 
 @frozen
@@ -90,6 +93,7 @@ class Rejected:
     name: str
     refusal: Refusal
     named: frozenset[Tenant] | None = None
+    created: str = ""
 
     def keeps(self, tenant: Tenant) -> bool:
         """Whether a tenant's listener outlives the mistake in the resource."""
@@ -168,7 +172,7 @@ def parse(manifest: object, config: Config) -> Resource | Rejected | None:
     try:
         return _resource(document, metadata, namespace, name, config)
     except RefusedError as error:
-        return Rejected(namespace, name, error.refusal, _named(metadata))
+        return Rejected(namespace, name, error.refusal, _named(metadata), _created(metadata))
 
 
 def _resource(
@@ -194,7 +198,7 @@ def _resource(
             bindings.append(Binding(key, evolve(request, tenant=tenant), GreetingMode(greeting)))
         else:
             refused.append((tenant, _no_service_name(key)))
-    return Resource(namespace, name, tuple(bindings), port, scope, tuple(refused))
+    return Resource(namespace, name, tuple(bindings), port, scope, tuple(refused), _created(metadata))
 
 
 def _request(spec: Mapping[object, object], config: Config) -> DestinationRequest:
@@ -285,6 +289,17 @@ def _named(metadata: Mapping[object, object]) -> frozenset[Tenant] | None:
     if subdomains is None:
         return None
     return frozenset(Tenant(subdomain) for subdomain in subdomains if isinstance(subdomain, str) and subdomain)
+
+
+def _created(metadata: Mapping[object, object]) -> str:
+    """When a cluster made the object, as it writes that; YAML takes it for a time where it stands without quotes."""
+    created = metadata.get("creationTimestamp")
+    if isinstance(created, datetime) and not created.utcoffset():
+        return created.strftime(_TIME)
+    try:
+        return datetime.strptime(created, _TIME).strftime(_TIME) if isinstance(created, str) else ""
+    except ValueError:
+        return ""
 
 
 # One value each: typed, or a refusal that names its path

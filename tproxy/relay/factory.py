@@ -21,6 +21,7 @@ class SessionFactory:
         self.binding = binding
         self.sessions: set[Session] = set()
         self._services = services
+        self._tally = services.tallies.of(binding.key)
 
     def doStart(self) -> None:
         """Nothing is prepared."""
@@ -31,8 +32,8 @@ class SessionFactory:
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
         limit = self._services.connections_per_listener
         if len(self.sessions) >= limit:
-            return Session(self._services, self.binding, _ignore, _full(limit)).downstream
-        session = Session(self._services, self.binding, self.sessions.discard)
+            return Session(self._services, self.binding, self._tally, _ignore, _full(limit)).downstream
+        session = Session(self._services, self.binding, self._tally, self.sessions.discard)
         self.sessions.add(session)
         return session.downstream
 
