@@ -119,9 +119,8 @@ class Hub:
         masks, descriptors = self._masks, self._descriptors
         told = [(descriptors[number], number, news) for number, news in self._epoll.poll(0, EVENTS_AT_ONCE)]
         for descriptor, number, news in told:
-            if id(descriptors.get(number)) != id(
-                descriptor
-            ):  # closed by one that was served before; another may have its number by now
+            # one that was served before may have closed it, and another may have its number by now
+            if id(descriptors.get(number)) != id(descriptor):
                 continue
             try:
                 if news & select.EPOLLIN:
