@@ -92,7 +92,7 @@ class KustomizationTests(SynchronousTestCase):
         self.assertEqual(["CustomResourceDefinition"], [made["kind"] for made in built(K8S / "crd")])
 
     def test_own(self):
-        """The kustomization of the guide has its image and its configuration, under a name that changes with it."""
+        """The kustomization of the guide has its image, its Secrets, and its configuration under a name of its own."""
         folder = self.beside("mail", guide("newName:"))
         (folder / "tproxy.yaml").write_text("config: {}\n")
         objects = built(folder)
@@ -102,6 +102,8 @@ class KustomizationTests(SynchronousTestCase):
         spec = deployment["spec"]["template"]["spec"]
         self.assertEqual("registry.example.com/tproxy:0.1.0", spec["containers"][0]["image"])
         self.assertEqual(config["metadata"]["name"], spec["volumes"][0]["configMap"]["name"])
+        (role,) = (made for made in objects if made["metadata"]["name"] == "tproxy-service-keys" and "rules" in made)
+        self.assertEqual(["destination-service", "archive-service"], role["rules"][0]["resourceNames"])
         (shipped,) = (made for made in built(K8S / "overlays" / "shared") if made["kind"] == "ConfigMap")
         self.assertNotEqual(shipped["metadata"]["name"], config["metadata"]["name"])
 
