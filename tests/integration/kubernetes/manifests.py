@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import tests
-from tests.integration.kubernetes.cluster import MISSING, cluster
+from tests.integration.kubernetes.cluster import MISSING, KubectlError, cluster
 from tests.integration.kubernetes.programs import FOLDER
 from tproxy.cluster.api.objects import Kind
 
@@ -48,7 +50,16 @@ class Manifests(TestCase):
     async def define(self) -> None:
         """Apply the CRD; returns once there can be Destinations."""
         await self.cluster.kubectl("apply", "-k", K8S / "crd", "--warnings-as-errors")
-        await self.cluster.kubectl("wait", f"crd/{CRD}", "--for=condition=Established", "--timeout=60s")
+        await self.succeeds("explain", "destinations.spec.destinationRef.name")
+
+    async def succeeds(self, *words: str) -> None:
+        """Returns once kubectl has no error any more: a kind is known some time after its definition."""
+        while True:
+            try:
+                await self.cluster.kubectl(*words)
+                return
+            except KubectlError:
+                await deferLater(reactor, 0.1)
 
     async def install(self, overlay: str) -> Path:
         """Apply an overlay without a single warning; it is deleted with the test."""
