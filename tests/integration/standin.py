@@ -45,7 +45,7 @@ async def a_moment() -> None:
 class StandInTestCase(TestCase):
     """The stand-in has the tenants acme and globex, and the proxy one resource, `mail`, in front of them."""
 
-    timeout = 60
+    timeout = 120
     # twisted.web looks header names up in one table, text and bytes.
     suppress = [util.suppress(category=BytesWarning)]  # noqa: RUF012
 
