@@ -219,7 +219,7 @@ def makeService(options: Options) -> Proxy:
 def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     """The whole proxy; `runner` is what twistd or twist was told. Raises ConfigError."""
     raise_descriptor_limit()
-    hold(config.local.state)
+    hold(config.folder.state)
     parts = assemble(config, reactor, lambda: listeners.ports)
     services = Services(
         clock=parts.clock,
