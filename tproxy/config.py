@@ -289,9 +289,9 @@ def paths(config: Config) -> tuple[ConfiguredPath, ...]:
     local, kubernetes = config.local, config.kubernetes
     named: tuple[tuple[Key[Any], Path | None, PathKind], ...] = (
         (ADDITIONAL_CAS, config.additional_cas, PathKind.FILE),
-        (LOCAL_DIRECTORY, local and local.directory, PathKind.FOLDER),
-        (LOCAL_STATE, local and local.state, PathKind.WRITTEN_FILE),
-        (KUBECONFIG, kubernetes and kubernetes.kubeconfig, PathKind.FILE),
+        (LOCAL_DIRECTORY, local.directory if local else None, PathKind.FOLDER),
+        (LOCAL_STATE, local.state if local else None, PathKind.WRITTEN_FILE),
+        (KUBECONFIG, kubernetes.kubeconfig if kubernetes else None, PathKind.FILE),
     )
     return (*stores, *(ConfiguredPath(key.path, path, kind) for key, path, kind in named if path))
 

@@ -99,9 +99,7 @@ class LocalCluster(Service):
         """What the folder and the state file hold; None before the folder could be read."""
         if self._resources is None:
             return None
-        return Snapshot(
-            self._resources, tuple(self._now.records.values()), self._now.statuses, self._home.listen
-        )
+        return Snapshot(self._resources, tuple(self._now.records.values()), self._now.statuses, self._home.listen)
 
     def perform(self, action: Claim | Release | SetStatus) -> Deferred[None]:
         """Write an action down; those of one turn of the reactor are written together."""

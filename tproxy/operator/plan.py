@@ -98,8 +98,8 @@ class Observed:
     """All that a plan depends on.
 
     `described` holds what is known of destinations, or why one cannot be served; a request that is not in
-    it has not been answered yet. `failures` are listeners, or other things, that rest after an error; `blocked` are ports that
-    could not be bound.
+    it has not been answered yet. `failures` are listeners, or other things, that rest after an error; `blocked`
+    are ports that could not be bound.
     """
 
     cluster: Snapshot
