@@ -94,6 +94,21 @@ class Listeners:
         there.listening = evolve(there.listening, binding=binding)
         log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
 
+    def take(self, key: ListenerKey, binding: Binding) -> None:
+        """Bind the open port of a spare, which has this key, to whose it now is; who waits there is served."""
+        there = self._open.pop(key)
+        there.listening = evolve(there.listening, binding=binding)
+        self._open[binding.key] = there
+        there.sessions.binding = binding
+        log.info(
+            "{listener} answers at port {port}", event="listener.taken", port=there.listening.port, **_who(binding)
+        )
+
+    def narrow(self, binding: Binding, reason: str) -> None:
+        """Serve the new connections of an open port by another binding of its key, and end its sessions at once."""
+        self.rebind(binding)
+        self._open[binding.key].sessions.revoke(reason)
+
     @inlineCallbacks
     def close(self, key: ListenerKey, reason: str) -> Generator[Deferred[Any], Any, None]:
         """Close the port, if one is open, and end its sessions at once."""

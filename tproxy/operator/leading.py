@@ -312,7 +312,9 @@ class _Leading:
         """Ports that nobody wants any more."""
         for port in sorted(self._there.ports.values(), key=lambda port: port.port):
             key = port.holder
-            if key is None or (self._held.get(key) is port and self._keeps(key)):
+            if key is None or key.namespace in self._there.unseen:
+                continue
+            if self._held.get(key) is port and self._keeps(key):
                 continue
             name = (key.namespace, key.name)
             resource, identity = self._resources.get(name), self._there.identities.get(name)
@@ -320,12 +322,12 @@ class _Leading:
             if identity is None or identity.uid != port.uid or not _names(resource, key):
                 steps.append(Unwanted(key, port.uid))
             subjects = [record(self._home.namespace, port)]
+            note = {objects.RELEASED: objects.moment(self._there.now)}
+            steps.append(Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": note}}))
             named = self._there.names.get((key.namespace, key.service))
             if named is not None and objects.target(named) == self._home.host(port.port):
                 steps.append(Remove(Sort.SERVICE, named))
                 subjects.append(reference(Sort.SERVICE, key.namespace, key.service))
-            note = {objects.RELEASED: objects.moment(self._there.now)}
-            steps.append(Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": note}}))
             yield Steps(tuple(subjects), tuple(steps))
 
     def _orphans(self) -> Iterator[Steps]:

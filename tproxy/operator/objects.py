@@ -138,7 +138,8 @@ class Replica:
 class Objects:
     """What a cluster holds beside resources; `now` is in seconds of the epoch.
 
-    `leading` says whether we may write. `names`, `slices` and `policies` are ours.
+    `leading` says whether we may write. `names`, `slices` and `policies` are ours. `unseen` are namespaces of which
+    nothing is known yet, though others are known.
     """
 
     installation: Installation
@@ -148,6 +149,7 @@ class Objects:
     slices: Mapping[str, Thing] = field(factory=dict)
     policies: Mapping[str, Thing] = field(factory=dict)
     replicas: tuple[Replica, ...] = ()
+    unseen: frozenset[str] = frozenset()
     leading: bool = False
     now: float = 0.0
 

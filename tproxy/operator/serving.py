@@ -54,7 +54,8 @@ class _Serving:
         held, wanted = self._held.get(key), self._bindings.get(key)
         if held is None or wanted is None:
             rejected = self._kept.get((key.namespace, key.name)) if held else None
-            if not served or (rejected is not None and rejected.keeps(key.tenant)):
+            kept = rejected is not None and rejected.keeps(key.tenant)
+            if not served or kept or key.namespace in self._objects.unseen:
                 return []
             return [Unwanted(key, port.uid), *_closed(there, "the resource no longer wants it")]
         if held.port != port.port:

@@ -7,10 +7,16 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tproxy.model import Binding, ListenerKey
+from tproxy.model import Binding, ListenerKey, RefusedError
 from tproxy.operator.manifests import Name, Status
 from tproxy.operator.objects import Port, Sort, Thing
 from tproxy.operator.plan import Close, Open, Rebind
+
+
+
+class OutdatedError(RefusedError):
+    """What a step was planned on is no longer so: by the next plan it is known how it is."""
+
 
 # Looks: what is to be taken away depends on them, so that neither an error nor a short list takes anything away
 
