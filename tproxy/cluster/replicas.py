@@ -83,7 +83,7 @@ class Replicas(Service):
         """The ports that a replica listens on, with their marks; none where it is silent, None where it is new."""
         heard = self._heard.get(uid)
         if heard is None or self._clock.seconds() - heard.since < SILENCE:
-            return heard and heard.ports
+            return heard.ports if heard else None
         return {}
 
     def ask(self) -> None:

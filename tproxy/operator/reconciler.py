@@ -125,6 +125,11 @@ class Descriptions:
         for request in requests - self._asked.keys():
             self._ask(request)
 
+    @property
+    def complete(self) -> bool:
+        """Whether something is known of all that is wanted."""
+        return self._asked.keys() <= self.known.keys()
+
     def refresh(self) -> None:
         """Ask for everything again."""
         for request in list(self._asked):

@@ -9,9 +9,8 @@ from attrs import field, frozen
 
 from tproxy.model import Binding, ListenerKey, RefusedError
 from tproxy.operator.manifests import Name, Status
-from tproxy.operator.objects import Port, Sort, Thing
+from tproxy.operator.objects import PORT_SERVICE, Port, Sort, Thing
 from tproxy.operator.plan import Close, Open, Rebind
-
 
 
 class OutdatedError(RefusedError):
@@ -127,3 +126,11 @@ def record(namespace: str, port: Port | int) -> Hashable:
     """What the record of a port is called among the subjects."""
     number = port if isinstance(port, int) else port.port
     return reference(Sort.SERVICE, namespace, f"p{number}")
+
+
+def recorded(subject: Hashable) -> int:
+    """The port whose record a subject is; 0 for any other subject."""
+    match subject:
+        case (Sort.SERVICE, str(), str(name)) if found := PORT_SERVICE.fullmatch(name):
+            return int(found[1])
+    return 0

@@ -43,7 +43,7 @@ class Store:
     def apply(self, change: Change) -> None:
         """Take one change; a `Mark` is none, and neither is what was overtaken by something newer."""
         match change:
-            case (Put(thing) | Gone(thing)) if self._overtaken(thing):
+            case Put(thing) | Gone(thing) if self._overtaken(thing):
                 pass
             case Put(thing):
                 before = _state(self._objects, key(thing))
