@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy import config
-from tproxy.config import Config, ConfigError, Limits, Local, PathKind, Security
+from tproxy.config import Config, ConfigError, Limits, Local, PathKind, Security, Window
 from tproxy.instances import DirectoryInstance
 
 FILE = Path("/etc/tproxy/tproxy.yaml")
@@ -61,6 +61,12 @@ config:
   destinations:
     maxAge: 60
     maxStale: 7200
+  health:
+    listen: "::"
+    port: 8080
+  metrics:
+    listen: 0.0.0.0
+    port: 9494
 additionalCAs:
   file: ca.pem
 cluster:
@@ -92,6 +98,8 @@ EXPECTED = Config(
     limits=Limits(15, 60, 7200),
     log_level="warn",
     additional_cas=FOLDER / "ca.pem",
+    health=Window("::", 8080),
+    metrics=Window("0.0.0.0", 9494),
 )
 
 
@@ -175,8 +183,8 @@ class ErrorTests(SynchronousTestCase):
             ("tenantMode:", "tenantmode:", "2: config.tenantmode: unknown key; did you mean config.tenantMode?"),
             (
                 "  tenantMode: shared",
-                "  listen: x",
-                "2: config.listen: unknown key; did you mean cluster.local.listen?",
+                "  allowRemote: x",
+                "2: config.allowRemote: unknown key; did you mean cluster.local.allowRemote?",
             ),
             ("labelSelector", "none", "3: config.managedNamespacesMode: 'none' is not one of all, labelSelector"),
             (
@@ -243,23 +251,30 @@ class ErrorTests(SynchronousTestCase):
                 "loud",
                 "28: config.logging.level: 'loud' is not one of debug, info, warn, warning, error, critical",
             ),
-            ("  file: ca.pem", "  file: [ca.pem]", "33: additionalCAs.file: a list is not a text"),
-            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "32: additionalCAs: 'ca.pem' is not a mapping"),
-            ("    state: state.json\n", "", "35: cluster.local.state: is missing"),
-            ("  local:\n    directory: resources", "  local:", "35: cluster.local.directory: is missing"),
+            ("port: 9494", "port: 65536", "37: config.metrics.port: 65536 is not from 0 to 65535"),
+            ("port: 9494", "port: 8080", "37: config.metrics.port: 8080 is config.health.port, too; choose another"),
             (
-                "0.0.0.0",
-                "localhost",
-                "37: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
+                'listen: "::"',
+                "listen: localhost",
+                "33: config.health.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
             ),
-            ("allowRemote: true", "allowRemote: false", f"37: cluster.local.listen: 0.0.0.0 {remote}"),
+            ("  file: ca.pem", "  file: [ca.pem]", "39: additionalCAs.file: a list is not a text"),
+            ("additionalCAs:\n  file: ca.pem", "additionalCAs: ca.pem", "38: additionalCAs: 'ca.pem' is not a mapping"),
+            ("    state: state.json\n", "", "41: cluster.local.state: is missing"),
+            ("  local:\n    directory: resources", "  local:", "41: cluster.local.directory: is missing"),
+            (
+                "listen: 0.0.0.0\n    state",
+                "listen: localhost\n    state",
+                "43: cluster.local.listen: 'localhost' is not an IP address, such as 127.0.0.1 or ::1",
+            ),
+            ("allowRemote: true", "allowRemote: false", f"43: cluster.local.listen: 0.0.0.0 {remote}"),
             (
                 "0.0.0.0\n    state: state.json\n    allowRemote: true",
                 '"::"\n    state: s',
-                f"37: cluster.local.listen: :: {remote}",
+                f"43: cluster.local.listen: :: {remote}",
             ),
-            ("cluster:", "clusters:", "34: clusters: unknown key; did you mean cluster?"),
-            ("cluster:", "config:", "34: config: is there twice; the first is in line 1"),
+            ("cluster:", "clusters:", "40: clusters: unknown key; did you mean cluster?"),
+            ("cluster:", "config:", "40: config: is there twice; the first is in line 1"),
         ):
             with self.subTest(mistaken=mistaken):
                 self.assertIn(right, FULL)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import Metric
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -13,7 +14,10 @@ from zope.interface.verify import verifyObject
 from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
+from tproxy.operator.plan import Snapshot
 from tproxy.ops.logs import FIELDS
+from tproxy.ops.metrics import Measures, Usage
+from tproxy.relay.tally import Tallies
 from tproxy.session import Close, Ended, Expired, Greeting, HandOver, LoggedIn, Login, Refuse, Send, Verified
 
 TREE = Path(__file__).parent.parent
@@ -74,6 +78,18 @@ class PluginGuideTests(SynchronousTestCase):
         self.assertEqual([Verified()], Dialogue(self.shelf.probe(None, ())).tell(LoggedIn(())))
 
 
+def exposed(family: Metric) -> str:
+    """The name of a metric as a query has it."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+class Reconciler:
+    """One that did nothing."""
+
+    passes = failures = 0
+    seconds = 0.0
+
+
 class OperateGuideTests(SynchronousTestCase):
     """docs/operate.md leaves nothing out that an operator meets."""
 
@@ -97,6 +113,14 @@ class OperateGuideTests(SynchronousTestCase):
         table = (TREE / "docs" / "operate.md").read_text().partition("| event | when |")[2].partition("\n\n")[0]
         events = {name for row in table.splitlines() for name in re.findall(r"`([a-z.-]+)`", row.rpartition(" | ")[0])}
         self.assertEqual(names, events)
+
+    def test_metrics(self) -> None:
+        """Every metric is explained with its kind, and none that is not there."""
+        usage = Usage(lambda: 0.0, lambda: 0.0)
+        measures = Measures(Tallies(), dict, Snapshot, Reconciler, lambda request: None, usage)
+        told = {(exposed(family), family.type) for family in measures.families()}
+        table = (TREE / "docs" / "operate.md").read_text().partition("| metric | kind |")[2].partition("\n\n")[0]
+        self.assertEqual(told, set(re.findall(r"^\| `([a-z_]+)` \| ([a-z]+) \|", table, re.MULTILINE)))
 
     def test_fields(self) -> None:
         """Every field of a log line is explained."""

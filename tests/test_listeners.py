@@ -52,6 +52,13 @@ class ListenersTests(SynchronousTestCase):
             ["listener.opened", "shop/mail-acme", "mailbox", "acme", "127.0.0.1", 4000],
         )
 
+    def test_other_ports(self):
+        """What else this process listens on is its own, too."""
+        listeners = Listeners(lambda address, port: Endpoint(address, port, None, self.ports), Sessions, frozenset({9}))
+        self.assertEqual(listeners.ports, {9})
+        self.successResultOf(listeners.open(BINDING, "127.0.0.1", 4000))
+        self.assertEqual((listeners.ports, set(listeners.listening)), ({9, 4000}, {KEY}))
+
     def test_cannot_bind(self):
         """A port that cannot be bound is refused with the reason; nothing is open then."""
         for error, reason in (

@@ -11,6 +11,7 @@ import weakref
 from io import StringIO
 from pathlib import Path
 
+import yaml
 from twisted.application.service import Application, IService, Service
 from twisted.application.twist._options import TwistOptions
 from twisted.internet.defer import Deferred
@@ -29,6 +30,7 @@ from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.pages import HTTPPort
 from tproxy.tap import (
     FAREWELL_SECONDS,
     GARBAGE,
@@ -210,6 +212,22 @@ class Composition(SynchronousTestCase):
         config = configured(str(folder(self.mktemp()) / "config.yaml"))
         proxy = service(config, twistd("-n"), MemoryReactorClock())
         self.assertEqual([type(part) for part in proxy], [Farewell, Store, TrustRefresh, LocalCluster, Reconciler])
+
+    def test_windows(self) -> None:
+        """Health and metrics are there first and gone last, where they are configured."""
+        root = folder(self.mktemp())
+        said = yaml.safe_load((root / "config.yaml").read_text())
+        said["config"] |= {"health": {"port": 8080}, "metrics": {"listen": "127.0.0.2", "port": 9494}}
+        (root / "config.yaml").write_text(yaml.safe_dump(said))
+        reactor = MemoryReactorClock()
+        proxy = service(configured(str(root / "config.yaml")), twistd("-n"), reactor)
+        health, metrics, *others = proxy
+        self.assertEqual(([type(part) for part in (health, metrics)], len(others)), ([HTTPPort, HTTPPort], 5))
+        health.startService()
+        metrics.startService()
+        self.assertEqual(
+            [(each[0], each[3]) for each in reactor.tcpServers], [(8080, "127.0.0.1"), (9494, "127.0.0.2")]
+        )
 
     def test_made_by_a_runner(self) -> None:
         """What twistd and twist call."""

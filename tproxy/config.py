@@ -28,6 +28,7 @@ __all__ = [
     "Network",
     "PathKind",
     "Security",
+    "Window",
     "loosened",
     "parse",
     "paths",
@@ -85,6 +86,14 @@ class Kubernetes:
 
 
 @frozen
+class Window:
+    """Where the process can be looked at over HTTP; nowhere if the port is 0."""
+
+    listen: str = "127.0.0.1"
+    port: int = 0
+
+
+@frozen
 class Config:
     """All that the program is told; paths are absolute. Either `local` or `kubernetes` is there.
 
@@ -103,6 +112,8 @@ class Config:
     limits: Limits = Limits()
     log_level: str = "info"
     additional_cas: Path | None = None
+    health: Window = Window()
+    metrics: Window = Window()
     kubernetes: Kubernetes | None = None
     coexist: bool = False
 
@@ -147,6 +158,10 @@ LOG_LEVEL = Key(
     places.one_of("debug", "info", "warn", "warning", "error", "critical", folded=True),
     "info",
 )
+HEALTH_LISTEN = Key("config.health.listen", places.address, Window().listen)
+HEALTH_PORT = Key("config.health.port", places.whole(0, 65535), Window().port)
+METRICS_LISTEN = Key("config.metrics.listen", places.address, Window().listen)
+METRICS_PORT = Key("config.metrics.port", places.whole(0, 65535), Window().port)
 ADDITIONAL_CAS = Key("additionalCAs.file", places.path, None)
 LOCAL = "cluster.local"
 LOCAL_DIRECTORY = Key("cluster.local.directory", places.path)
@@ -181,6 +196,10 @@ KEYS: tuple[Key[Any], ...] = (
     CONNECTIONS,
     LISTENERS,
     LOG_LEVEL,
+    HEALTH_LISTEN,
+    HEALTH_PORT,
+    METRICS_LISTEN,
+    METRICS_PORT,
     ADDITIONAL_CAS,
     LOCAL_DIRECTORY,
     LOCAL_STATE,
@@ -223,6 +242,8 @@ def parse(text: str, path: Path) -> Config:
         limits=Limits(found[CONNECTIONS], found[MAX_AGE], found[MAX_STALE], found[LISTENERS]),
         log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
         additional_cas=found[ADDITIONAL_CAS],
+        health=Window(found[HEALTH_LISTEN], found[HEALTH_PORT]),
+        metrics=Window(found[METRICS_LISTEN], _metrics_port(found)),
     )
 
 
@@ -266,6 +287,13 @@ def _listen(found: Found) -> str:
             f"listen on 127.0.0.1, or say {ALLOW_REMOTE.path}: true"
         )
     return listen
+
+
+def _metrics_port(found: Found) -> int:
+    port = found[METRICS_PORT]
+    if port and port == found[HEALTH_PORT]:
+        raise found.place(METRICS_PORT).wrong(f"{port} is {HEALTH_PORT.path}, too; choose another")
+    return port
 
 
 # What the composition root has to look at and to say

@@ -38,13 +38,18 @@ class Listeners:
 
     @param endpoint: makes what listens on an address and a port
     @param factory: makes the L{IProtocolFactory} that serves a binding
+    @param others: the ports that this process has beside them
     """
 
     def __init__(
-        self, endpoint: Callable[[str, int], IStreamServerEndpoint], factory: Callable[[Binding], Sessions]
+        self,
+        endpoint: Callable[[str, int], IStreamServerEndpoint],
+        factory: Callable[[Binding], Sessions],
+        others: frozenset[int] = frozenset(),
     ) -> None:
         self._endpoint = endpoint
         self._factory = factory
+        self._others = others
         self._open: dict[ListenerKey, _Port] = {}
         self._numbers: frozenset[int] | None = None
 
@@ -55,9 +60,9 @@ class Listeners:
 
     @property
     def ports(self) -> frozenset[int]:
-        """The numbers of the open ports: each connection asks, so they are gathered once after a change."""
+        """The ports of this process, by number: each connection asks, so they are gathered once after a change."""
         if self._numbers is None:
-            self._numbers = frozenset(there.listening.port for there in self._open.values())
+            self._numbers = self._others.union(there.listening.port for there in self._open.values())
         return self._numbers
 
     @inlineCallbacks

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
@@ -29,7 +30,9 @@ from tproxy.net.endpoints import Listening
 from tproxy.net.sockets import LINGER_SECONDS
 from tproxy.net.trust import TrustStore
 from tproxy.operator.reconciler import Reconciler
+from tproxy.ops import health, metrics
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.pages import HTTPPort
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS
@@ -233,6 +236,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     listeners = Listeners(
         lambda address, port: Listening(parts.connector.reactor, address, port),
         lambda binding: SessionFactory(binding, services),
+        frozenset({config.health.port, config.metrics.port} - {0}),
     )
     cluster = LocalCluster(config, parts.clock)
     reconciler = Reconciler(
@@ -245,7 +249,22 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     )
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
+    health_pages = health.pages(
+        lambda: reconciler.ready,
+        cluster.observe,
+        lambda: [there.port for there in listeners.listening.values()],
+    )
+    measures = metrics.Measures(
+        services.tallies,
+        lambda: listeners.listening,
+        cluster.observe,
+        reconciler,
+        parts.store.token_age,
+        metrics.Usage(parts.clock.seconds, time.process_time),
+    )
+    windows = ((config.health, health_pages), (config.metrics, {"metrics": metrics.MetricsPage(measures, parts.clock)}))
     running: tuple[Service, ...] = (
+        *(HTTPPort(reactor, window, pages) for window, pages in windows if window.port),
         Farewell(parts.connector.reactor, parts.clock),
         parts.store,
         TrustRefresh(parts.trust, parts.clock),

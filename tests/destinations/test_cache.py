@@ -73,6 +73,21 @@ class CacheTests(SynchronousTestCase):
         self.arrives("two")
         self.assertEqual(self.successResultOf(waits), Cached("two", cached=False))
 
+    def test_held(self) -> None:
+        """Whoever looks is told value and age while it is valid, and uses nothing: it is not renewed for that."""
+        self.assertIsNone(self.cache.held("a"))
+        self.get()
+        self.assertIsNone(self.cache.held("a"))
+        self.clock.advance(3)
+        self.arrives("one")
+        self.clock.advance(100)
+        self.assertEqual(self.cache.held("a"), ("one", 103.0))
+        self.clock.advance(896)
+        self.assertEqual(self.cache.held("a"), ("one", 999.0))
+        self.clock.advance(1)
+        self.assertIsNone(self.cache.held("a"))
+        self.assertEqual(len(self.requests), 1)
+
     def test_outage_without_a_value(self) -> None:
         """Who comes while the service is asked again waits for what it says."""
         first = self.get()

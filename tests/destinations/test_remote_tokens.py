@@ -63,6 +63,18 @@ class ClientCredentialsTests(ServiceTestCase):
         await self.refusal(self.store.resolve(MAIL))
         self.assertEqual((self.counts(), len(self.asked(Endpoint.MAIL))), (asked, 1))
 
+    async def test_service_away(self) -> None:
+        """While the service does not answer, a token that ran out is replaced by one from the document's URL."""
+        self.btp.setup.mail_seconds = 300
+        self.btp.change(self.btp.setup)
+        token = await self.bearer()
+        self.btp.setup.faults = [Fault(Endpoint.DESTINATION, UNAVAILABLE)]
+        self.clock.advance(300)
+        other = await self.bearer()
+        self.assertNotEqual(other, token)
+        self.assertTrue(self.btp.provider.valid(other))
+        self.assertEqual(len(self.asked(Endpoint.MAIL)), 1)
+
     async def test_refused(self) -> None:
         """What the document's URL says is the reason where the service says nothing."""
         self.btp.setup.auth_tokens = False

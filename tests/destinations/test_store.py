@@ -25,6 +25,7 @@ from tproxy.model import (
     Bearer,
     DestinationRequest,
     NoCredential,
+    Offered,
     Password,
     Reason,
     RefusedError,
@@ -279,6 +280,29 @@ class TokenStoreTests(TestCase):
         renewed = yield store.renew(MAIL, first.credential)
         self.assertNotEqual(renewed.credential, first.credential)
         self.assertEqual(len(self.endpoint.asked), 2)
+
+    @inlineCallbacks
+    def test_token_age(self) -> Any:
+        """How old the token is that is held, once there is one, for who shares it; looking fetches none."""
+        store = self.store()
+        self.assertIsNone(store.token_age(MAIL))
+        yield store.resolve(MAIL)
+        for request in (MAIL, DestinationRequest("local", "mail")):
+            age = store.token_age(request)
+            self.assertTrue(0 <= age < 60, age)
+        for request in (DestinationRequest("nope", "mail"), DestinationRequest("", "other")):
+            self.assertIsNone(store.token_age(request))
+        self.assertEqual(len(self.endpoint.asked), 1)
+
+    @inlineCallbacks
+    def test_no_token_of_all(self) -> Any:
+        """A password is no token, and one that applications bring is not everybody's."""
+        store = self.store(Authentication="OAuth2RefreshToken")
+        yield store.resolve(MAIL, Offered("anna", Secret(self.endpoint.refresh_token("anna"))))
+        self.assertIsNone(store.token_age(MAIL))
+        write(self.directory / "mail.json", BASIC)
+        store.poll()
+        self.assertIsNone(store.token_age(MAIL))
 
     @inlineCallbacks
     def test_renewed_after_other_credential(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from shutil import which
 
 from tests.integration import canaries
 from tests.integration.children import python, run
@@ -115,5 +116,15 @@ class OfferTests(StandInTestCase):
         status, said = await self.check("--tenant", "acme")
         self.assertEqual((1, True), (status, "--credential" in said), said)
 
+    async def test_curl(self) -> None:
+        """curl brings a token with an initial response."""
+        user = await self.serve("OAuth2RefreshToken")
+        token = self.btp.provider.refresh_token(user, "mail-client", canaries.secret("refresh-curl"))
+        url = f"imap://127.0.0.1:{await self.port('acme')}/INBOX;MAILINDEX=1;SECTION=HEADER.FIELDS%20(SUBJECT)"
+        credential = ["--user", f"{user}:", "--oauth2-bearer", token, "--login-options", "AUTH=XOAUTH2"]
+        said = await run(self, [which("curl"), "-sS", *credential, url], self.proxy.folder)
+        self.assertIn(user.encode(), said)
+
+    test_curl.skip = MISSING or (None if which("curl") else "there is no curl: apt-get install curl")
     test_refresh_token.skip = test_code.skip = test_refused.skip = test_imaplib.skip = MISSING
     test_another_user.skip = MISSING

@@ -10,6 +10,7 @@ from tests.integration.standin import StandInTestCase, a_moment
 from tests.integration.wire import connect
 from tproxy.model import Tenant
 from tproxy.testing.btp import Endpoint, Fault
+from tproxy.testing.btp.destinations import error
 from tproxy.testing.tokens import BROKEN, LOGIN_PAGE, SILENT, TRUNCATED, Client, busy, oauth_error
 
 NOT_JSON = "answers without a JSON object"
@@ -73,6 +74,10 @@ class TroubleTests(StandInTestCase):
         ):
             fault = Fault(Endpoint.DESTINATION, answer)
             await self.trouble(port, fault, "store-unavailable", "the instance local for the tenant 'acme'", *words)
+        unauthorized = Fault(Endpoint.DESTINATION, error(401, "who are you?"))
+        await self.trouble(
+            port, unauthorized, "store-refused", "does not accept the token of the service key (HTTP 401"
+        )
 
     async def test_tokens(self) -> None:
         """Each fault of the authorization server."""

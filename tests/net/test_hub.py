@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor, IReadWriteDescriptor
 from twisted.python.failure import Failure
@@ -93,6 +95,33 @@ class HubTests(TestCase):
             await turn()
         await turn()
         self.assertEqual(first.told + second.told, ["read"])
+
+    async def test_number_of_another(self) -> None:
+        """What is new of one that was closed is not told to who has its number now."""
+        latecomer, latecomer_far = self.pair()
+
+        def take_over(other: Descriptor) -> None:
+            self.hub.removeReader(other)
+            number = other.fileno()
+            other.sock.close()
+            os.dup2(latecomer.fileno(), number)
+            self.addCleanup(os.close, number)
+            latecomer.fileno = lambda: number
+            self.hub.addReader(latecomer)
+
+        first, first_far = self.pair(lambda: take_over(second))
+        second, second_far = self.pair(lambda: take_over(first))
+        self.hub.addReader(first)
+        self.hub.addReader(second)
+        for far in (first_far, second_far):
+            far.send(b"x")
+        while not first.told + second.told:
+            await turn()
+        self.assertEqual((first.told + second.told, latecomer.told), (["read"], []))
+        latecomer_far.send(b"x")
+        while not latecomer.told:
+            await turn()
+        self.hub.removeAll()
 
     async def test_hangs_up(self) -> None:
         """A descriptor that only writes is told when its peer is gone."""

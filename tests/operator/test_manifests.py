@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,24 @@ class GoodManifests(SynchronousTestCase):
         content["spec"] |= {"accessControl": None, "destinationServiceInstanceName": None}
         resource = parse(content, DEDICATED)
         self.assertEqual((resource.port, resource.bindings[0].request.chain), (0, "c"))
+
+    def test_created(self):
+        """When a cluster made it, quoted or not; a time that no cluster writes is none."""
+        for written, created in (
+            ("2022-08-26T11:05:30Z", "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30, tzinfo=UTC), "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30), "2022-08-26T11:05:30Z"),
+            (datetime(2022, 8, 26, 11, 5, 30, tzinfo=timezone(timedelta(hours=2))), ""),
+            ("yesterday", ""),
+            ("2022-08-26T11:05:30Z\n", ""),
+            (["x"], ""),
+            (None, ""),
+        ):
+            for port, kind in ((993, Resource), ("993", Rejected)):
+                with self.subTest(written=written, port=port):
+                    metadata = {"creationTimestamp": written}
+                    made = parse(manifest(metadata=metadata, service={"port": port}), DEDICATED)
+                    self.assertEqual((type(made), made.created), (kind, created))
 
     def test_other_kinds(self):
         """Objects of another kind are none of ours."""

@@ -248,6 +248,48 @@ class Passes(ReconcilerTestCase):
         self.turn()
         self.assertEqual(set(self.open), {"a", "b", "c"})
 
+    def test_ready(self):
+        """Once all that was there at the start is carried out, or rests, and until it stops."""
+        self.cluster.unknown = True
+        waiting = self.cluster.answers[Claim, "a"] = Deferred()
+        answer = self.store.answers["slow"] = Deferred()
+        self.assertFalse(self.reconciler.ready)
+        self.start(resource("a"), resource("b", destination="slow"))
+        self.assertFalse(self.reconciler.ready)
+        self.cluster.unknown = False
+        self.change(*self.cluster.world.resources)
+        self.assertFalse(self.reconciler.ready)
+        waiting.errback(RefusedError(refusal(Reason.INTERNAL_ERROR)))
+        self.turn()
+        self.assertFalse(self.reconciler.ready)
+        answer.callback(Destination("slow", Route("imap4s", "h", 993), "u", NoCredential()))
+        self.turn()
+        self.assertTrue(self.reconciler.ready)
+        self.cluster.answers[Claim, "c"] = Deferred()
+        self.change(*self.cluster.world.resources, resource("c", destination="new"))
+        self.assertTrue(self.reconciler.ready)
+        self.reconciler.stopService()
+        self.assertFalse(self.reconciler.ready)
+
+    def test_nothing_there(self):
+        """Where there is nothing to do it is ready at once."""
+        self.start()
+        self.assertTrue(self.reconciler.ready)
+
+    def test_counted(self):
+        """How often it planned, for how long, and what failed."""
+        self.start(resource("a"))
+        passes, observe = self.reconciler.passes, self.cluster.observe
+        self.assertGreater(passes, 0)
+        self.cluster.observe = lambda: self.clock.advance(0.25) or observe()
+        self.change(*self.cluster.world.resources)
+        self.assertEqual((self.reconciler.passes, self.reconciler.seconds), (passes + 1, 0.25))
+        self.cluster.observe = observe
+        self.assertEqual(self.reconciler.failures, 0)
+        self.cluster.answers[Claim, "b"] = RefusedError(refusal(Reason.INTERNAL_ERROR))
+        self.change(resource("b"))
+        self.assertEqual(self.reconciler.failures, 1)
+
     def test_endless(self):
         """Actions that never end are given up, and tried again later."""
         self.cluster.answers[Claim, "a"] = Deferred()

@@ -14,6 +14,7 @@ from tests.relay.sessions import GRANT, REQUEST, SessionTestCase
 from tproxy.model import Bearer, Offered, Password, Reason, Refusal, RefusedError, Resolution, Secret, Trust
 from tproxy.net.endpoints import Connector
 from tproxy.protocols.imap4 import imap4
+from tproxy.relay.tally import Tally
 from tproxy.relay.upstream import ClientHalf
 from tproxy.relay.walk import Walk
 
@@ -48,7 +49,7 @@ class Resumption(SessionTestCase):
 
     async def walk(self, offered: Offered | None, answer: bytes) -> None:
         coming = Deferred.fromCoroutine(self.server())
-        walking = Deferred.fromCoroutine(Walk(self.services, REQUEST).logged_in(offered))
+        walking = Deferred.fromCoroutine(Walk(self.services, REQUEST, Tally()).logged_in(offered))
         server = await coming
         await self.log_in(server, answer)
         try:
@@ -98,7 +99,7 @@ class Turns(SessionTestCase):
 
     async def outcome(self) -> None:
         try:
-            client, _ = await Walk(self.services, REQUEST).logged_in()
+            client, _ = await Walk(self.services, REQUEST, Tally()).logged_in()
         except RefusedError as error:
             self.outcomes.append(error.refusal)
         else:
@@ -196,7 +197,7 @@ class Turns(SessionTestCase):
         self.store.renewed = Resolution(destination, bearers[1])
 
         async def outcome() -> None:
-            client, _ = await Walk(self.services, REQUEST).logged_in(offered)
+            client, _ = await Walk(self.services, REQUEST, Tally()).logged_in(offered)
             self.outcomes.append(client)
 
         Deferred.fromCoroutine(outcome())

@@ -11,8 +11,8 @@ from collections.abc import Callable, Container, Hashable
 from random import uniform
 from typing import Generic, TypeVar
 
-from attrs import Factory, define, frozen
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from attrs import Factory, define, evolve, frozen
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -58,9 +58,10 @@ class Cached(Generic[V]):
 
 @frozen
 class _Held(Generic[V]):
-    """A value with the times of day at which it stops being fresh and being valid."""
+    """A value with the times of day at which it was asked for, and stops being fresh and being valid."""
 
     value: V
+    asked: float
     fresh_until: float
     valid_until: float
 
@@ -170,6 +171,13 @@ class Cache(Generic[K, V]):
         entry.uses += 1
         return entry.held.value
 
+    def held(self, key: K) -> tuple[V, float] | None:
+        """The value while it is valid, and its age in seconds; to look at it is no use of it."""
+        entry, now = self._entries.get(key), self._now()
+        if entry is None or entry.held is None or now >= entry.held.valid_until:
+            return None
+        return entry.held.value, now - entry.held.asked
+
     def put(self, key: K, fetched: Fetched[V]) -> None:
         """Keep a value that came along with something else, just now."""
         self._hold(self._entry(key), key, fetched, self._now())
@@ -197,7 +205,7 @@ class Cache(Generic[K, V]):
                 if now < entry.renewable:
                     return succeed(None)
                 entry.renewable = now + RENEWAL_PACE
-            entry.held = _Held(held.value, 0.0, held.valid_until if keep else 0.0)
+            entry.held = evolve(held, fresh_until=0.0, valid_until=held.valid_until if keep else 0.0)
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
     def forget(self) -> None:
@@ -252,15 +260,16 @@ class Cache(Generic[K, V]):
                 entry.held = stale
                 if stale is not None:
                     self._arm(entry, key, seconds)
-            log.warn(
-                f"no {self._what}: {{message}}",
-                event=f"{self._what.replace(' ', '-')}.failed",
-                stage=refusal.stage,
-                reason=refusal.reason,
-                message=refusal.message,
-                remedy=refusal.remedy,
-                seconds=seconds,
-            )
+            if not failure.check(CancelledError):  # that is `stop`
+                log.warn(
+                    f"no {self._what}: {{message}}",
+                    event=f"{self._what.replace(' ', '-')}.failed",
+                    stage=refusal.stage,
+                    reason=refusal.reason,
+                    message=refusal.message,
+                    remedy=refusal.remedy,
+                    seconds=seconds,
+                )
             for waiter in flight.waiters:
                 if stale is not None:
                     waiter.callback(Cached(stale.value, cached=True))
@@ -279,7 +288,7 @@ class Cache(Generic[K, V]):
 
     def _hold(self, entry: _Entry[V], key: K, fetched: Fetched[V], asked: float) -> None:
         entry.pause, entry.uses = None, 0
-        entry.held = _Held(fetched.value, asked + fetched.fresh, asked + fetched.valid)
+        entry.held = _Held(fetched.value, asked, asked + fetched.fresh, asked + fetched.valid)
         self._arm(entry, key, asked + fetched.fresh * self._jitter(*REFRESH) - self._now())
 
     def _arm(self, entry: _Entry[V], key: K, seconds: float) -> None:

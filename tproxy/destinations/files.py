@@ -78,6 +78,13 @@ class Files:
         """The destination alone."""
         return execute(self._destination, request)
 
+    def known(self, request: DestinationRequest) -> Destination | None:
+        """The destination, if the documents tell it."""
+        try:
+            return self._destination(request)
+        except RefusedError:
+            return None
+
     def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
         """The destination, for a login: a refused password is worth another look at the file, a new token is not."""
         looked = execute(self._destination, request)

@@ -153,6 +153,11 @@ class Remote:
         """The destination alone: no token is fetched."""
         return self._get(request, tokens=False).addCallback(lambda cached: cached.value)
 
+    def known(self, request: DestinationRequest) -> Destination | None:
+        """The destination as it was told last, while that is valid."""
+        held = self._destinations.held(request)
+        return None if held is None else held[0]
+
     def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
         """The destination, for a login: where it is not known, a token may come along with it."""
         return self._get(request, tokens=not asks)
@@ -194,7 +199,12 @@ class Remote:
 
     async def _token(self, request: DestinationRequest, grant: Grant) -> Fetched[Secret]:
         offer = None if grant.offered is None else (grant.kind, Offered("", grant.offered))
-        found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
+        try:
+            found = await self._service.find(request, tokens=True, offer=offer, redirect_uri=grant.redirect_uri)
+        except RefusedError as error:
+            if grant.kind is not GrantKind.CLIENT_CREDENTIALS or error.refusal.reason not in OUTAGES:
+                raise
+            return cacheable(await self._issuer.fetch(grant))
         token = usable(found.tokens)
         if token is not None:
             return token

@@ -56,6 +56,9 @@ class Source(Protocol):
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         """The destination alone."""
 
+    def known(self, request: DestinationRequest) -> Destination | None:
+        """The destination, if it is known without asking for it."""
+
     def look(self, request: DestinationRequest, asks: bool) -> Deferred[Cached[Destination]]:
         """The destination, for a login; `asks` says that the application brings what is exchanged for a token."""
 
@@ -120,6 +123,18 @@ class Store(Service):
                     key=name,
                     reason=type(error).__name__,
                 )
+
+    def token_age(self, request: DestinationRequest) -> float | None:
+        """For how many seconds the token has been held that all sessions of a destination log in with.
+
+        None where there is none: another kind of login, an application that brings it, or not fetched yet.
+        """
+        source = self._sources.get(request.instance or self._default)
+        destination = None if source is None else source.known(request)
+        if source is None or destination is None or destination.asks or not isinstance(destination.login, Grant):
+            return None
+        held = self._tokens.held(source.key(request, destination.login))
+        return None if held is None else held[1]
 
     def describe(self, request: DestinationRequest) -> Deferred[Destination]:
         try:

@@ -77,6 +77,9 @@ class _Dialling:
             self._reactor.removeWriter(self)
             self.done.callback(self._socket)
 
+    def doRead(self) -> None:
+        """Nothing comes yet; Twisted's reactors pass on the news of a socket that had the same number before."""
+
     def connectionLost(self, reason: Failure) -> None:
         self.doWrite()
 

@@ -116,10 +116,11 @@ class Hub:
 
     def doRead(self) -> None:
         """Serve every descriptor that has news."""
-        masks = self._masks
-        for number, news in self._epoll.poll(0, EVENTS_AT_ONCE):
-            descriptor = self._descriptors.get(number)
-            if descriptor is None:  # closed by one that was served before
+        masks, descriptors = self._masks, self._descriptors
+        told = [(descriptors[number], number, news) for number, news in self._epoll.poll(0, EVENTS_AT_ONCE)]
+        for descriptor, number, news in told:
+            # one that was served before may have closed it, and another may have its number by now
+            if id(descriptors.get(number)) != id(descriptor):
                 continue
             try:
                 if news & select.EPOLLIN:

@@ -72,7 +72,7 @@ class Resource:
     """A Destination resource, read and judged.
 
     One binding for each tenant, sorted by it. `refused` are the tenants that cannot be served. `port` is
-    `spec.service.port`, 0 where none is given.
+    `spec.service.port`, 0 where none is given; `created` is `metadata.creationTimestamp`, or empty.
     """
 
     namespace: str
@@ -81,6 +81,7 @@ class Resource:
     port: int = 0
     scope: str = "namespaced"
     refused: tuple[tuple[Tenant, Refusal], ...] = ()
+    created: str = ""
 
 
 @frozen
@@ -95,6 +96,7 @@ class Rejected:
     name: str
     refusal: Refusal
     named: frozenset[Tenant] | None = None
+    created: str = ""
 
     def keeps(self, tenant: Tenant) -> bool:
         """Whether a tenant's listener outlives the mistake in the resource."""
@@ -213,7 +215,7 @@ def parse(manifest: object, config: Config) -> Resource | Rejected | None:
     try:
         return _resource(document, metadata, namespace, name, config)
     except RefusedError as error:
-        return Rejected(namespace, name, error.refusal, _named(metadata))
+        return Rejected(namespace, name, error.refusal, _named(metadata), _created(metadata))
 
 
 def _resource(
@@ -239,7 +241,7 @@ def _resource(
             bindings.append(Binding(key, evolve(request, tenant=tenant), GreetingMode(greeting)))
         else:
             refused.append((tenant, _no_service_name(key)))
-    return Resource(namespace, name, tuple(bindings), port, scope, tuple(refused))
+    return Resource(namespace, name, tuple(bindings), port, scope, tuple(refused), _created(metadata))
 
 
 def _request(spec: Mapping[object, object], config: Config) -> DestinationRequest:
@@ -330,6 +332,17 @@ def _named(metadata: Mapping[object, object]) -> frozenset[Tenant] | None:
     if subdomains is None:
         return None
     return frozenset(Tenant(subdomain) for subdomain in subdomains if isinstance(subdomain, str) and subdomain)
+
+
+def _created(metadata: Mapping[object, object]) -> str:
+    """When a cluster made the object, as it writes that; YAML takes it for a time where it stands without quotes."""
+    created = metadata.get("creationTimestamp")
+    if isinstance(created, datetime) and not created.utcoffset():
+        return created.strftime(_TIME)
+    try:
+        return datetime.strptime(created, _TIME).strftime(_TIME) if isinstance(created, str) else ""
+    except ValueError:
+        return ""
 
 
 # One value each: typed, or a refusal that names its path

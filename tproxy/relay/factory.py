@@ -60,6 +60,7 @@ class SessionFactory:
         self.sessions: set[Session] = set()
         self.waiting: set[_Waiting] = set()
         self._services = services
+        self._tally = services.tallies.of(binding.key)
         self.clock = services.clock
 
     @property
@@ -70,6 +71,7 @@ class SessionFactory:
     @binding.setter
     def binding(self, binding: Binding) -> None:
         self._binding = binding
+        self._tally = self._services.tallies.of(binding.key)
         if binding.claimed:
             waiting, self.waiting = self.waiting, set()
             for each in waiting:
@@ -91,13 +93,13 @@ class SessionFactory:
     def refuse(self, waiting: _Waiting) -> None:
         """Tell who waited for too long that the port is nobody's."""
         self.waiting.discard(waiting)
-        waiting.begin(Session(self._services, self._binding, _ignore, _NOBODY).downstream)
+        waiting.begin(Session(self._services, self._binding, self._tally, _ignore, _NOBODY).downstream)
 
     def _session(self) -> IProtocol:
         limit = self._services.connections_per_listener
         if max(len(self.sessions), len(self.waiting)) >= limit:
-            return Session(self._services, self._binding, _ignore, _full(limit)).downstream
-        session = Session(self._services, self._binding, self.sessions.discard)
+            return Session(self._services, self._binding, self._tally, _ignore, _full(limit)).downstream
+        session = Session(self._services, self._binding, self._tally, self.sessions.discard)
         self.sessions.add(session)
         return session.downstream
 

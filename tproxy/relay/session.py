@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,6 +20,7 @@ from tproxy.lines import Dialogue
 from tproxy.model import Binding, GreetingMode, Offered, Reason, Refusal, RefusedError, Stage
 from tproxy.net.transport import Transport
 from tproxy.relay.pipe import Pipe
+from tproxy.relay.tally import Tally
 from tproxy.relay.upstream import ClientHalf
 from tproxy.relay.walk import Services, Walk
 from tproxy.session import (
@@ -52,8 +52,6 @@ TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that begins a handshake; no command of a mail protocol begins so."""
 
 _LEFT = "the application left before it was logged in"
-
-_numbers = count(1)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -102,6 +100,7 @@ class Session:
         "_server",
         "_services",
         "_since",
+        "_tally",
         "_walk",
         "_walking",
         "downstream",
@@ -111,21 +110,23 @@ class Session:
         self,
         services: Services,
         binding: Binding,
+        tally: Tally,
         ended: Callable[[Session], None],
         refusal: Refusal | None = None,
     ) -> None:
         self._services = services
         self._binding = binding
+        self._tally = tally
         self._ended = ended
         self._refusal = refusal
         self._fields: dict[str, Any] = {
             "listener": str(binding.key),
             "destination": binding.request.name,
             "tenant": binding.key.tenant,
-            "connection": next(_numbers),
+            "connection": services.tallies.number(),
         }
         self._since = services.clock.seconds()
-        self._walk = Walk(services, binding.request)
+        self._walk = Walk(services, binding.request, tally)
         plugin = services.plugins[binding.protocol]
         self._server = Dialogue(plugin.greet(Greeting(binding.key.service, binding.greeting)))
         self._walking: Deferred[None] | None = None
@@ -139,6 +140,7 @@ class Session:
 
     def begin(self) -> None:
         """What comes out is a greeting or a refusal."""
+        self._tally.began(self)
         self.downstream.transport.registerProducer(self, True)
         if self._refusal is not None:
             self.refuse(self._refusal)
@@ -161,10 +163,12 @@ class Session:
         client, outcome = await self._walk.logged_in(offered)
         self._walking = None
         self._unlimit()
+        seconds = self._seconds()
+        self._tally.logged_in(seconds)
         log.info(
             "{listener} #{connection}: logged in after {seconds:.3f} s",
             event="session.started",
-            seconds=self._seconds(),
+            seconds=seconds,
             **self._fields,
         )
         self._client = client
@@ -226,6 +230,7 @@ class Session:
         self._serve(self._server.tell(Refuse(refusal)))
 
     def _note_refusal(self, refusal: Refusal) -> None:
+        self._tally.refused(refusal)
         log.warn(
             "{listener} #{connection}: refused at {stage}: {message}",
             event="session.refused",
@@ -244,6 +249,11 @@ class Session:
             walking.cancel()
 
     # the application's side
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """The bytes received from the application so far, and those sent to it."""
+        return self.downstream.transport.received, self.downstream.transport.sent
 
     def heard(self, data: bytes) -> None:
         if self.downstream.transport.received == len(data) and data[0] == TLS_HANDSHAKE:
@@ -364,13 +374,15 @@ class Session:
         if client is not None:
             client.ignore()
             client.transport.loseConnection()
+        self._tally.ended(self)
         if greeted:
+            received, sent = self.carried
             log.info(
                 "{listener} #{connection}: ended after {seconds:.3f} s, {received} bytes received, {sent} sent",
                 event="session.ended",
                 seconds=self._seconds(),
-                received=self.downstream.transport.received,
-                sent=self.downstream.transport.sent,
+                received=received,
+                sent=sent,
                 **self._fields,
             )
         self._ended(self)

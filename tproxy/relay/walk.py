@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Hashable, Mapping
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
@@ -23,6 +23,7 @@ from tproxy.model import (
 )
 from tproxy.net.endpoints import Connector
 from tproxy.relay.attempts import Attempt, Attempts
+from tproxy.relay.tally import Tallies, Tally
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
 from tproxy.session import HandOver, Login
 
@@ -38,6 +39,7 @@ class Services:
     attempts: Attempts
     connections_per_listener: int
     plaintext_hosts: frozenset[str]
+    tallies: Tallies = Factory(Tallies)
 
 
 class Walk:
@@ -46,11 +48,12 @@ class Walk:
     `stage` says how far it has come; `client` is the connection of the login that is under way.
     """
 
-    __slots__ = ("_request", "_services", "client", "stage")
+    __slots__ = ("_request", "_services", "_tally", "client", "stage")
 
-    def __init__(self, services: Services, request: DestinationRequest) -> None:
+    def __init__(self, services: Services, request: DestinationRequest, tally: Tally) -> None:
         self._services = services
         self._request = request
+        self._tally = tally
         self.stage = Stage.RESOLVE
         self.client: ClientHalf | None = None
 
@@ -100,6 +103,7 @@ class Walk:
     async def _resolved(self, offered: Offered | None) -> Resolution:
         self.stage = Stage.RESOLVE
         resolution = await self._services.store.resolve(self._request, offered)
+        self._tally.resolved[resolution.cached] += 1
         self.stage = Stage.LOGIN
         return resolution
 

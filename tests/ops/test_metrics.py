@@ -1,0 +1,356 @@
+"""What is measured: every figure moves when it should, their number is bounded, and no secret is among them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+from attrs import define, evolve, frozen
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as text
+from prometheus_client.samples import Sample
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.operator.worlds import World, rejected, resource
+from tests.ops.requests import Visited, get
+from tproxy.model import DestinationRequest, Reason, Refusal, Stage
+from tproxy.ops import metrics
+from tproxy.ops.metrics import SPAN_SECONDS, Measures, MetricsPage, Usage, encoder, written
+from tproxy.relay.tally import BUCKETS, Tallies, Tally
+
+PART = 30
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@define
+class Work:
+    """A reconciler that did something."""
+
+    passes: int = 3
+    failures: int = 1
+    seconds: float = 0.25
+
+
+@frozen(eq=False)
+class Carried:
+    """A session that carried some bytes."""
+
+    carried: tuple[int, int]
+
+
+class MetricsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = World()
+        self.known = True
+        self.clock = Clock()
+        self.cpu = 0.0
+        self.ages: dict[DestinationRequest, float] = {}
+        self.tallies = Tallies(3)
+        self.kept: dict[str, Tally] = {}
+        self.work = Work()
+        self.measures = Measures(
+            self.tallies,
+            lambda: self.world.listening,
+            lambda: self.world.observed().cluster if self.known else None,
+            self.work,
+            self.ages.get,
+            Usage(self.clock.seconds, lambda: self.cpu),
+        )
+        self.page = MetricsPage(self.measures, self.clock)
+
+    def open(self, *names: str) -> None:
+        """Listeners for these resources, and no others."""
+        self.world.resources = [resource(name, destination=f"to-{name}") for name in names]
+        self.world.settle()
+        self.world.settle()
+        self.kept = {key.name: self.kept.get(key.name) or self.tallies.of(key) for key in self.world.listening}
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """What a scrape brings, by name."""
+        encode, _ = encoder(OPENMETRICS)
+        found: dict[str, list[Sample]] = {}
+        for family in openmetrics(b"".join(written(self.measures.families(), encode)).decode()):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample)
+        return found
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The one value with these labels."""
+        for sample in self.samples().get(name, []):
+            if labels.items() <= sample.labels.items():
+                return sample.value
+        return None
+
+
+class Known(MetricsTestCase):
+    """Names that dashboards of existing installations have; nobody there expects labels of them."""
+
+    def test_connections(self) -> None:
+        """Those of all listeners, also of those that are gone."""
+        self.open("a", "b")
+        for name in ("a", "a", "b"):
+            self.tallies.number()
+            self.kept[name].began(Carried((0, 0)))
+        self.assertEqual(self.value("tp_open_tcp_connections"), 3)
+        self.open("b")
+        self.assertEqual((self.value("tp_open_tcp_connections"), self.value("tp_tcp_connections_total")), (1, 3))
+        self.assertEqual(self.samples()["tp_tcp_connections_total"][0].labels, {})
+
+    def test_resources(self) -> None:
+        """By their condition; before they are known, nothing is told of them."""
+        self.world.resources = [resource("a"), resource("b"), rejected("c")]
+        self.assertEqual(self.value("tp_destination_crs", Available="False"), 3)
+        self.world.settle()
+        values = {sample.labels["Available"]: sample.value for sample in self.samples()["tp_destination_crs"]}
+        self.assertEqual(values, {"True": 2, "False": 1})
+        self.known = False
+        self.assertNotIn("tp_destination_crs", self.samples())
+
+    def test_processor(self) -> None:
+        """The use since it was told last; a second scraper soon after gets the same."""
+        self.assertEqual(self.value("tp_cpu_percent"), 0)
+        self.cpu = 2.5
+        self.clock.advance(2 * SPAN_SECONDS)
+        self.assertEqual(self.value("tp_cpu_percent"), 25)
+        self.cpu = 5
+        self.clock.advance(1)
+        self.assertEqual(self.value("tp_cpu_percent"), 25)
+        self.clock.advance(SPAN_SECONDS)
+        self.assertAlmostEqual(self.value("tp_cpu_percent"), 100 * 2.5 / (SPAN_SECONDS + 1))
+
+    def test_memory(self) -> None:
+        """What the kernel says; where it says nothing, neither do we."""
+        memory = self.value("tp_memory_bytes")
+        assert memory is not None
+        self.assertGreater(memory, 10_000_000)
+        self.assertLess(memory, 10_000_000_000)
+        self.patch(metrics, "MEMORY", Path(self.mktemp()))
+        self.assertIsNone(self.value("tp_memory_bytes"))
+
+
+class Listeners(MetricsTestCase):
+    """What is told of each listener, with its destination and tenant."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.world.resources = [resource("mail", "acme", destination="box")]
+        self.world.settle()
+        (key,) = self.world.listening
+        self.tally = self.tallies.of(key)
+        self.labels = {"listener": "shop/mail-acme", "destination": "box", "tenant": "acme"}
+
+    def told(self, name: str, **labels: str) -> float | None:
+        return self.value(name, **self.labels, **labels)
+
+    def test_connections(self) -> None:
+        """How many there were, and how many are open."""
+        one = Carried((1, 2))
+        self.tally.began(one)
+        self.tally.began(Carried((3, 4)))
+        self.tally.ended(one)
+        self.assertEqual((self.told("tproxy_connections_total"), self.told("tproxy_open_connections")), (2, 1))
+
+    def test_bytes(self) -> None:
+        """Each way, of sessions that go on, too."""
+        session = Carried((5, 70))
+        self.tally.began(session)
+        for _ in range(2):
+            self.assertEqual((self.told("tproxy_received_bytes_total"), self.told("tproxy_sent_bytes_total")), (5, 70))
+            self.tally.ended(session)
+            self.tally.live.clear()
+
+    def test_refusals(self) -> None:
+        """By stage and reason, which are words of ours."""
+        self.assertNotIn("tproxy_refusals_total", self.samples())
+        for _ in range(2):
+            self.tally.refused(Refusal(Stage.TLS, Reason.CERTIFICATE_EXPIRED, "secret-canary"))
+        self.tally.refused(Refusal(Stage.LOGIN, Reason.TIMED_OUT, "secret-canary"))
+        self.assertEqual(self.told("tproxy_refusals_total", stage="tls", reason="certificate-expired"), 2)
+        self.assertEqual(self.told("tproxy_refusals_total", stage="login", reason="timed-out"), 1)
+        self.assertNotIn(b"canary", get(self.page_now()).body)
+
+    def test_logins(self) -> None:
+        """A histogram, whose buckets each hold those before them."""
+        for seconds in (0.04, 0.2, 31.0):
+            self.tally.logged_in(seconds)
+        buckets = {sample.labels["le"]: sample.value for sample in self.samples()["tproxy_login_seconds_bucket"]}
+        self.assertEqual(list(map(float, buckets)), [*BUCKETS, float("inf")])
+        self.assertEqual((buckets["0.05"], buckets["0.1"], buckets["0.25"], buckets["30.0"]), (1, 1, 2, 2))
+        self.assertEqual((buckets["+Inf"], self.told("tproxy_login_seconds_count")), (3, 3))
+        self.assertAlmostEqual(self.told("tproxy_login_seconds_sum"), 31.24)
+
+    def test_resolutions(self) -> None:
+        """Those that were there already, and those that were fetched."""
+        self.tally.resolved[:] = [2, 5]
+        self.assertEqual(self.told("tproxy_resolutions_total", cached="false"), 2)
+        self.assertEqual(self.told("tproxy_resolutions_total", cached="true"), 5)
+
+    def test_token_age(self) -> None:
+        """Where there is a token."""
+        self.assertNotIn("tproxy_token_age_seconds", self.samples())
+        (there,) = self.world.listening.values()
+        self.ages[there.binding.request] = 12.5
+        self.assertEqual(self.told("tproxy_token_age_seconds"), 12.5)
+
+    def test_rebound(self) -> None:
+        """A listener that stands for another destination is counted on under that name."""
+        self.tally.began(Carried((0, 0)))
+        self.world.resources = [resource("mail", "acme", destination="other")]
+        self.world.settle()
+        (sample,) = self.samples()["tproxy_connections_total"]
+        self.assertEqual((sample.labels, sample.value), ({**self.labels, "destination": "other"}, 1))
+
+    def page_now(self) -> MetricsPage:
+        """The page, for a port that has a clock of its own."""
+        return MetricsPage(self.measures, Immediately())
+
+
+class Immediately(Clock):
+    """A clock on which later is now."""
+
+    def callLater(self, when, what, *a, **kw):
+        call = super().callLater(when, what, *a, **kw)
+        self.advance(0)
+        return call
+
+
+class Reconciler(MetricsTestCase):
+    """What is told of the reconciler."""
+
+    def test_passes(self) -> None:
+        """Passes, their time, and failures."""
+        names = ("tproxy_reconcile_seconds_count", "tproxy_reconcile_seconds_sum", "tproxy_reconcile_failures_total")
+        self.assertEqual([self.value(name) for name in names], [3, 0.25, 1])
+        self.work.passes, self.work.seconds, self.work.failures = 5, 1.5, 2
+        self.assertEqual([self.value(name) for name in names], [5, 1.5, 2])
+
+
+class Bounds(MetricsTestCase):
+    """How many series there are."""
+
+    def listeners(self) -> set[str]:
+        return {sample.labels["listener"] for sample in self.samples()["tproxy_connections_total"]}
+
+    def test_gone(self) -> None:
+        """The series of a listener that is gone are gone; another one of that name begins anew."""
+        self.open("a", "b")
+        self.kept["a"].began(Carried((0, 0)))
+        self.assertEqual(self.listeners(), {"shop/a", "shop/b"})
+        self.open("b")
+        self.assertEqual(self.listeners(), {"shop/b"})
+        self.open("a", "b")
+        self.assertEqual(self.value("tproxy_connections_total", listener="shop/a"), 0)
+
+    def test_still_draining(self) -> None:
+        """A session that outlives its listener brings no series back."""
+        self.open("a")
+        draining = self.kept["a"]
+        draining.began(Carried((0, 0)))
+        self.world.resources = []
+        self.world.settle()
+        self.assertNotIn("tproxy_connections_total", self.samples())
+        self.assertEqual(self.value("tp_open_tcp_connections"), 1)
+
+    def test_others(self) -> None:
+        """Beyond a number listeners are counted together, and those before them are not touched."""
+        self.open(*"abcde")
+        self.assertEqual(self.listeners(), {"shop/a", "shop/b", "shop/c"})
+        for name in "abcde":
+            self.kept[name].began(Carried((1, 0)))
+        self.assertEqual(self.listeners(), {"shop/a", "shop/b", "shop/c", "(others)"})
+        labels = dict.fromkeys(("listener", "destination", "tenant"), "(others)")
+        self.assertEqual(self.value("tproxy_connections_total", **labels), 2)
+        self.assertEqual(self.value("tproxy_received_bytes_total", **labels), 2)
+        self.open("e")
+        self.assertEqual(self.value("tproxy_connections_total", **labels), 2, "a counter never goes back")
+
+    def test_no_created_series(self) -> None:
+        """Nothing is told twice: neither when a counter was made, nor examples."""
+        self.open("a")
+        self.assertFalse([name for name in self.samples() if name.endswith("_created")])
+
+
+class Formats(MetricsTestCase):
+    """How the page is written."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(metrics, "AT_ONCE", PART)
+        self.tallies = Tallies()
+        self.measures = evolve(self.measures, tallies=self.tallies)
+        self.open(*(f"x{number}" for number in range(2 * PART)))
+        self.page = MetricsPage(self.measures, self.clock)
+
+    def ask(self, method: str = "GET", **headers: str):
+        visited = Visited(metrics=self.page)
+        visited.reactor.advance = lambda seconds: self.clock.advance(seconds)
+        return visited.ask(method, "/metrics", **headers)
+
+    def test_parts(self) -> None:
+        """A family with many samples is written in parts, and is one family; sessions have their turn between."""
+        encode, _ = encoder(OPENMETRICS)
+        pieces = list(written(self.measures.families(), encode))
+        self.assertLess(max(piece.count(b"\n") for piece in pieces), PART + 20)
+        whole = b"".join(pieces).decode()
+        families = list(openmetrics(whole))
+        names = [family.name for family in families]
+        self.assertEqual(len(names), len(set(names)))
+        (connections,) = (family for family in families if family.name == "tproxy_connections")
+        self.assertEqual(len(connections.samples), 2 * PART)
+        self.assertEqual(whole.count("# EOF"), 1)
+
+    def test_openmetrics(self) -> None:
+        """Who asks for OpenMetrics gets it."""
+        answer = self.ask(Accept=f"{OPENMETRICS},text/plain;version=0.0.4;q=0.5")
+        self.assertEqual((answer.code, answer.kind.partition(";")[0]), (200, "application/openmetrics-text"))
+        self.assertTrue(answer.body.endswith(b"\n# EOF\n"))
+        self.assertIn("tproxy_open_connections", [family.name for family in openmetrics(answer.body.decode())])
+
+    def test_text(self) -> None:
+        """Everybody else gets the text format, with the same content."""
+        for accept in ({}, {"Accept": "*/*"}, {"Accept": "text/plain; version=0.0.4"}):
+            answer = self.ask(**accept)
+            self.assertEqual((answer.code, answer.kind.partition(";")[0]), (200, "text/plain"))
+            names = [family.name for family in text(answer.body.decode())]
+            self.assertIn("tproxy_open_connections", names)
+            self.assertEqual(len(names), len(set(names)))
+            self.assertNotIn(b"# EOF", answer.body)
+
+    def test_nonsense(self) -> None:
+        """A version that is none asks for nothing."""
+        for version in ("x", "1.x", "²", "", "1" * 5000):
+            answer = self.ask(Accept=f"application/openmetrics-text; version={version}")
+            self.assertEqual(answer.code, 200, version)
+
+    def test_compressed(self) -> None:
+        """Who understands gzip gets less to read."""
+        answer = self.ask(Accept_Encoding="gzip")
+        self.assertEqual(answer.headers["content-encoding"], "gzip")
+        self.assertIn(b"tproxy_open_connections{", gzip.decompress(answer.body))
+
+    def test_head(self) -> None:
+        """The same without the body."""
+        answer = self.ask("HEAD", Accept=OPENMETRICS)
+        self.assertEqual((answer.code, answer.body), (200, b""))
+        self.assertGreater(int(answer.headers["content-length"]), 10_000)
+        self.assertEqual(answer.kind.partition(";")[0], "application/openmetrics-text")
+
+    def test_gone(self) -> None:
+        """Nobody writes for a scraper that left."""
+        visited = Visited(metrics=self.page)
+        transport = visited.connect()
+        transport.protocol.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        transport.abortConnection()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_broken(self) -> None:
+        """A measure that fails is logged, and the scrape with it."""
+        self.measures = evolve(self.measures, token_age=lambda request: 1 / 0)
+        self.page = MetricsPage(self.measures, self.clock)
+        answer = self.ask(Accept=OPENMETRICS)
+        self.assertEqual(answer.code, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertNotIn(b"ZeroDivision", answer.body)
