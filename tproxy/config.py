@@ -265,6 +265,8 @@ def _cluster(found: Found) -> tuple[Local | None, Kubernetes | None]:
         return Local(found[LOCAL_DIRECTORY], found[LOCAL_STATE], _listen(found), found[ALLOW_REMOTE]), None
     if LOCAL in found.places:
         raise found.places[KUBERNETES].wrong(f"is there beside {LOCAL}; keep one of the two")
+    if not found[HEALTH_PORT]:
+        raise found.place(HEALTH_PORT).wrong("is needed in a cluster: replicas ask each other there what they serve")
     return None, Kubernetes(
         found[NAMESPACE],
         found[POD_NAME],

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 
 from tproxy.model import Binding, ListenerKey, RefusedError
+from tproxy.operator.objects import told
 from tproxy.operator.plan import Listening, unbindable
 
 log = Logger()
@@ -57,6 +58,11 @@ class Listeners:
     def listening(self) -> Mapping[ListenerKey, Listening]:
         """What is open now."""
         return {key: there.listening for key, there in self._open.items()}
+
+    @property
+    def marks(self) -> dict[int, str]:
+        """What replicas tell each other of the open ports: whose each is."""
+        return told((there.port, there.binding) for there in self.listening.values())
 
     @property
     def ports(self) -> frozenset[int]:

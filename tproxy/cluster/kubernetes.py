@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -95,15 +95,15 @@ class KubernetesCluster(MultiService):
             self._follow([""])
         else:
             self._namespaces.follow([""])
-            self._namespaces.setServiceParent(self)
+            Service.setServiceParent(self._namespaces, self)
         self._election = Election(
             leaser, (namespace, LEASE), identity, clock, now, elected=self._changed, lost=self._changed
         )
-        self._election.setServiceParent(self)
+        Service.setServiceParent(self._election, self)
         self._replicas = Replicas(
             agent, clock, port, lambda: list(self._peers()), lambda: self._election.leading, self._changed
         )
-        self._replicas.setServiceParent(self)
+        Service.setServiceParent(self._replicas, self)
         self._recorder = Recorder(client, "tproxy", home.pod, clock, now)
 
     def stopService(self) -> Deferred[None]:
@@ -185,7 +185,7 @@ class KubernetesCluster(MultiService):
         spread = Spread(self._client, query, self._clock, self._changed)
         if namespace is not None:
             spread.follow([namespace])
-        spread.setServiceParent(self)
+        Service.setServiceParent(spread, self)
         return spread
 
     def _changed(self) -> None:
@@ -243,7 +243,7 @@ class KubernetesCluster(MultiService):
         name = (whose.namespace, whose.name)
         if not self._all and await self._unmanaged(whose.namespace):
             return
-        thing = await self._get(DESTINATIONS_SORT, name)
+        thing = await self._get(Sort.DESTINATION, name)
         if thing is None:
             # an API that is gone answers as an object that is gone does; its lists do not
             await self._client.list(Query.single(DESTINATIONS, name))
@@ -349,9 +349,6 @@ class KubernetesCluster(MultiService):
         if objects.role(thing, self._installation) is Role.PORT:
             return self._records.store(namespace)
         return self._names.store(namespace)
-
-
-DESTINATIONS_SORT = Sort.DESTINATION
 
 
 def _addresses(pod: Object) -> tuple[str, ...]:
