@@ -20,7 +20,6 @@ from tests.integration.kubernetes.cluster import Cluster, Pod
 from tests.integration.kubernetes.manifests import HOME, K8S, built
 from tests.integration.mailserver import MailServer, listen
 from tests.integration.proxy import SOURCES, TENANTS, TWISTD, basic
-from tproxy.operator.objects import COMPONENT
 from tproxy.testing.certificates import Authority
 
 HEALTH = 8080
@@ -90,7 +89,12 @@ class Installation:
 
     async def install(self, overlay: str = "shared") -> None:
         """Give it its rights; they are taken away with the test."""
-        objects = [each for each in built(K8S / "overlays" / overlay) if each["kind"] not in UNUSED]
+        objects = []
+        for each in built(K8S / "overlays" / overlay):
+            if each["kind"] == "Deployment":
+                self.template = each["spec"]["template"]
+            if each["kind"] not in UNUSED:
+                objects.append(each)
         text = yaml.safe_dump_all(objects)
         self.test.addCleanup(self.cluster.kubectl, "delete", "-f", "-", "--ignore-not-found", stdin=text)
         await self.cluster.kubectl("apply", "-f", "-", stdin=text)
@@ -110,7 +114,9 @@ class Installation:
 
     async def start(self, name: str) -> Replica:
         """Start a replica; returns once it is ready."""
-        pod = await self.cluster.pod(HOME, name, account="tproxy", **{COMPONENT: "tproxy"})
+        metadata = {**self.template["metadata"], "namespace": HOME, "name": name}
+        await self.cluster.create({**self.template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+        pod = await self.cluster.place(HOME, name)
         self.test.addCleanup(pod.end)
         file = self.folder / "tproxy.yaml"
         file.write_text(yaml.safe_dump(self.configuration))
