@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 
 from attrs import frozen
 
@@ -409,21 +409,15 @@ class _Ports:
             wanted = self._bounds.spares if service_port in used else 0
             for number in sorted(spares)[wanted:]:
                 yield Steps((record(home.namespace, number),), (Remove(Sort.SERVICE, spares[number].thing),))
-            for number in _first(self._free, min(room, wanted - len(spares))):
-                room -= 1
-                manifest = objects.port_service(home, number, service_port, {})
-                yield Steps((record(home.namespace, number),), (Create(Sort.SERVICE, manifest),))
+            missing = list(islice(self._free, max(0, min(room, wanted - len(spares)))))
+            if missing:
+                room -= len(missing)
+                made = (objects.port_service(home, number, service_port, {}) for number in missing)
+                subjects = (("spares", service_port), *(record(home.namespace, number) for number in missing))
+                yield Steps(subjects, tuple(Create(Sort.SERVICE, manifest) for manifest in made))
 
     def _used(self) -> set[int]:
         return {USUAL_PORT} | {port.service_port for port in self._there.ports.values() if port.holder}
-
-
-def _first(numbers: Iterator[int], count: int) -> Iterator[int]:
-    for _ in range(count):
-        number = next(numbers, None)
-        if number is None:
-            return
-        yield number
 
 
 def _address(key: ListenerKey) -> str:
