@@ -73,7 +73,8 @@ class Local:
 class Kubernetes:
     """A cluster; what is empty is found out where the program runs: in a pod, or by a kubeconfig.
 
-    `spares` listeners are kept open for resources to come, for each port that is in use.
+    `spares` listeners are kept open for resources to come, for each port that is in use. Going down, sessions get
+    `drain_seconds` to end by themselves.
     """
 
     namespace: str = ""
@@ -83,6 +84,7 @@ class Kubernetes:
     context: str = ""
     domain: str = ""
     spares: int = 5
+    drain_seconds: int = 270
 
 
 @frozen
@@ -175,6 +177,7 @@ POD_ADDRESS = Key("cluster.kubernetes.podAddress", places.address, "")
 KUBECONFIG = Key("cluster.kubernetes.kubeconfig", places.path, None)
 CONTEXT = Key("cluster.kubernetes.context", places.text, "")
 SPARES = Key("cluster.kubernetes.spares", places.whole(0, 100), Kubernetes().spares)
+DRAIN = Key("cluster.kubernetes.drainSeconds", places.whole(0, 86_400), Kubernetes().drain_seconds)
 
 KEYS: tuple[Key[Any], ...] = (
     TENANT_MODE,
@@ -211,6 +214,7 @@ KEYS: tuple[Key[Any], ...] = (
     KUBECONFIG,
     CONTEXT,
     SPARES,
+    DRAIN,
 )
 
 
@@ -275,6 +279,7 @@ def _cluster(found: Found) -> tuple[Local | None, Kubernetes | None]:
         found[CONTEXT],
         found[CLUSTER_DOMAIN],
         found[SPARES],
+        found[DRAIN],
     )
 
 

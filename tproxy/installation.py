@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
@@ -31,9 +32,12 @@ class Installation:
     access: Access
     home: Home
     secrets: Secrets
+    told: Kubernetes
 
-    def operate(self, parts: Parts, listeners: Listeners) -> tuple[KubernetesCluster, Operator]:
-        """The cluster, and who serves and writes what it wants."""
+    def operate(
+        self, parts: Parts, listeners: Listeners, sessions: Callable[[], int]
+    ) -> tuple[KubernetesCluster, Operator]:
+        """The cluster, and who serves and writes what it wants; `sessions` says how many there are."""
         config, clock = parts.config, self.clock
         pool = HTTPConnectionPool(self.reactor)
         cluster = KubernetesCluster(
@@ -48,7 +52,6 @@ class Installation:
             f"{self.home.pod}_{token_hex(8)}",
             lambda: listeners.marks,
         )
-        spares = config.kubernetes.spares if config.kubernetes else 0
         operator = Operator(
             cluster,
             parts.store,
@@ -56,7 +59,9 @@ class Installation:
             parts.default_ports,
             clock,
             60.0 * config.execution_interval_minutes,
-            Bounds(config.limits.listeners, spares, config.coexist),
+            Bounds(config.limits.listeners, self.told.spares, config.coexist),
+            sessions,
+            float(self.told.drain_seconds),
         )
         return cluster, operator
 
@@ -72,4 +77,4 @@ def join(told: Kubernetes, reactor: Any) -> Installation:
         access = kubeconfig(str(told.kubeconfig) if told.kubeconfig else None, told.context or None)
     where = home(told, os.environ, access.namespace)
     secrets = Secrets(connect(access, reactor, clock), clock, where.installation.namespace)
-    return Installation(reactor, clock, access, where, secrets)
+    return Installation(reactor, clock, access, where, secrets, told)

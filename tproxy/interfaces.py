@@ -105,3 +105,16 @@ class ICluster(Interface):
         L{tproxy.operator.steps}. Fails with `RefusedError`, whose reason is `PORT_NOT_AVAILABLE` where a claim may
         do with another port.
         """
+
+
+class IInstallation(ICluster):
+    """A cluster in which there are other replicas, and one of them leads."""
+
+    def leave() -> None:
+        """From now on this replica is to be named nowhere, as long as there is another one that is ready."""
+
+    def named() -> bool:
+        """Whether this replica is named anywhere, though there is another one that is ready."""
+
+    def resign() -> Deferred[None]:
+        """Lead no more: another replica may do so at once."""

@@ -253,7 +253,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         interval = 60.0 * config.execution_interval_minutes
         reconciler = Reconciler(cluster, parts.store, listeners, parts.default_ports, parts.clock, interval)
     else:
-        cluster, reconciler = installation.operate(parts, listeners)
+        cluster, reconciler = installation.operate(parts, listeners, lambda: services.tallies.open)
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
     health_pages = health.pages(lambda: reconciler.ready, cluster.observe, lambda: listeners.marks)

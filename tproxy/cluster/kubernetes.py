@@ -1,4 +1,4 @@
-"""A cluster as the API server tells it, and as we write it: behind L{ICluster}, without a decision."""
+"""A cluster as the API server tells it, and as we write it: behind L{IInstallation}, without a decision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IAgent
@@ -23,7 +23,7 @@ from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES, PODS, POLICIES
 from tproxy.cluster.replicas import Peer, Replicas
 from tproxy.cluster.spread import Spread
 from tproxy.config import Config
-from tproxy.interfaces import ICluster
+from tproxy.interfaces import IInstallation
 from tproxy.model import ListenerKey, Reason, Refusal, RefusedError, Stage
 from tproxy.operator import objects
 from tproxy.operator.manifests import Name, Rejected, Resource, Status, parse, read_status, status_document
@@ -45,7 +45,7 @@ class _Read:
     resource: Resource | Rejected | None
 
 
-@implementer(ICluster)
+@implementer(IInstallation)
 class KubernetesCluster(MultiService):
     """One installation in a cluster.
 
@@ -77,7 +77,7 @@ class KubernetesCluster(MultiService):
         self._installation = home.installation
         self._watchers: list[Callable[[], None]] = []
         self._read: dict[Name, _Read] = {}
-        self.leaving = False
+        self._leaving = False
 
         namespace = self._installation.namespace
         ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
@@ -99,18 +99,23 @@ class KubernetesCluster(MultiService):
         self._election = Election(
             leaser, (namespace, LEASE), identity, clock, now, elected=self._changed, lost=self._changed
         )
-        Service.setServiceParent(self._election, self)
         self._replicas = Replicas(
             agent, clock, port, lambda: list(self._peers()), lambda: self._election.leading, self._changed
         )
         Service.setServiceParent(self._replicas, self)
         self._recorder = Recorder(client, "tproxy", home.pod, clock, now)
 
+    def startService(self) -> None:
+        """Begin to follow, and to take part in the election."""
+        MultiService.startService(self)
+        self._election.startService()
+
     def stopService(self) -> Deferred[None]:
         """Follow nothing any more, and give the lease back."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self.resign()
         await MultiService.stopService(self)
         await self._client.close()
         await self._leaser.close()
@@ -151,6 +156,26 @@ class KubernetesCluster(MultiService):
             self._now(),
         )
         return Snapshot(tuple(resources), (), statuses, self._home.listen, there)
+
+    def leave(self) -> None:
+        """From now on this replica is to be named nowhere, as long as there is another one that is ready."""
+        self._leaving = True
+        self._changed()
+
+    def named(self) -> bool:
+        """Whether this replica is named anywhere, though there is another one that is ready."""
+        replicas = list(self._observed_replicas())
+        mine = {address for each in replicas if each.name == self._home.pod for address in each.addresses}
+        return any(each.ready and not each.leaving for each in replicas if each.name != self._home.pod) and any(
+            address in mine
+            for thing in self._slices.objects.values()
+            for entry in objects.endpoints(thing)
+            for address in entry.get("addresses") or ()
+        )
+
+    def resign(self) -> Deferred[None]:
+        """Lead no more: another replica may do so at once."""
+        return maybeDeferred(self._election.stopService) if self._election.running else succeed(None)
 
     def perform(self, action: Look | Write) -> Deferred[None]:
         """Look at something, or write it; what the API server answers is known at once."""
@@ -226,7 +251,7 @@ class KubernetesCluster(MultiService):
                     each.get("type") == "Ready" and each.get("status") == "True"
                     for each in status.get("conditions") or ()
                 ),
-                bool(metadata.get("deletionTimestamp")) or (mine and self.leaving),
+                bool(metadata.get("deletionTimestamp")) or (mine and self._leaving),
                 (pod.get("spec") or {}).get("nodeName", ""),
                 self._ports() if mine else self._replicas.ports(uid(pod)),
             )

@@ -10,11 +10,11 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tproxy.interfaces import ICluster, IDestinationStore
+from tproxy.interfaces import IDestinationStore, IInstallation
 from tproxy.listeners import Listeners
 from tproxy.model import Reason, Refusal, RefusedError, Stage, spare
 from tproxy.operator.leading import Bounds, lead
@@ -35,6 +35,11 @@ TICK_SECONDS = 5.0
 STATUS_SECONDS = 2.0
 """The least time between two statuses of a resource."""
 
+FAREWELL_SECONDS = 5.0
+"""How long nodes may still send connections to a replica that is named nowhere any more."""
+
+LOOK_SECONDS = 0.2
+
 
 class Operator(Service):
     """Brings the ports of this replica, and, while it leads, the objects of the cluster to what they should be.
@@ -44,22 +49,27 @@ class Operator(Service):
 
     @param protocols: the default port of each protocol that a plug-in serves, by its name
     @param interval: after how many seconds destinations are looked at again unasked
+    @param sessions: how many there are
+    @param drain_seconds: how long sessions may go on once this replica is to stop
     @param chance: gives a number from 0 to 1, so that what failed together is not tried again together
     """
 
     def __init__(
         self,
-        cluster: ICluster,
+        cluster: IInstallation,
         store: IDestinationStore,
         listeners: Listeners,
         protocols: Mapping[str, int],
         clock: IReactorTime,
         interval: float,
         bounds: Bounds,
+        sessions: Callable[[], int] = lambda: 0,
+        drain_seconds: float = 0.0,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._cluster, self._listeners, self._clock, self._bounds = cluster, listeners, clock, bounds
-        self._interval = interval
+        self._interval, self._sessions, self._drain_seconds = interval, sessions, drain_seconds
+        self._leaving = False
         self._descriptions = Descriptions(store, protocols, clock, self.poke, chance)
         self._calls = [LoopingCall(self.poke), LoopingCall(self.refresh)]
         for call in self._calls:
@@ -81,7 +91,7 @@ class Operator(Service):
     @property
     def ready(self) -> bool:
         """Whether all that was there at the start is served, or rests after a failure, and it is not stopping."""
-        return bool(self.running) and self._caught_up
+        return bool(self.running) and self._caught_up and not self._leaving
 
     def startService(self) -> None:
         """Begin with what is there."""
@@ -92,10 +102,13 @@ class Operator(Service):
         self.poke()
 
     def stopService(self) -> Deferred[None]:
-        """Plan no more, and close every port."""
+        """Leave in good order: be named nowhere, let sessions end, then close every port."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._leaving = True
+        if self.running:
+            await self._drain()
         Service.stopService(self)
         for call in self._calls:
             call.stop()
@@ -108,6 +121,19 @@ class Operator(Service):
         await self._listeners.close_all()
         await DeferredList(list(self._running))
         await self._listeners.close_all()
+
+    async def _drain(self) -> None:
+        """Wait until nobody is sent here any more, and then for the sessions; in the meantime all goes on."""
+        until = self._clock.seconds() + self._drain_seconds
+        self._cluster.leave()
+        await self._while(self._cluster.named, until)
+        await self._cluster.resign()
+        await deferLater(self._clock, max(0.0, min(FAREWELL_SECONDS, until - self._clock.seconds())))
+        await self._while(self._sessions, until)
+
+    async def _while(self, condition: Callable[[], object], until: float) -> None:
+        while self._clock.seconds() < until and condition():
+            await deferLater(self._clock, LOOK_SECONDS)
 
     def poke(self) -> None:
         """Something may have changed: there will be a pass, after a rest as long as the last one took."""

@@ -84,7 +84,7 @@ class Installation:
                 **config,
             },
             "additionalCAs": {"file": "ca.pem"},
-            "cluster": {"kubernetes": {}},
+            "cluster": {"kubernetes": {"drainSeconds": 0}},
         }
 
     async def install(self, overlay: str = "shared") -> None:

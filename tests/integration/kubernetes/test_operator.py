@@ -151,9 +151,7 @@ class OperatorTests(Manifests):
         await self.installation.start("tproxy-1")
         await self.apply(resource("shop", "mail"))
         await self.available("shop", "mail", "False")
-        self.assertEqual(
-            "ConfigurationError-K8sResourceWithNameAlreadyPresent", await self.reason("shop", "mail")
-        )
+        self.assertEqual("ConfigurationError-K8sResourceWithNameAlreadyPresent", await self.reason("shop", "mail"))
         self.assertEqual(before, await self.cluster.get("service", "mail", "-n", "shop"))
         await self.cluster.kubectl("delete", "service", "mail", "-n", "shop")
         await self.available("shop", "mail")
