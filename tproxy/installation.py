@@ -19,8 +19,8 @@ from tproxy.cluster.kubernetes import KubernetesCluster
 from tproxy.cluster.secrets import Secrets
 from tproxy.config import Kubernetes
 from tproxy.listeners import Listeners
-from tproxy.operator.leading import Bounds
 from tproxy.operator.operator import Operator
+from tproxy.operator.ports import Bounds
 
 
 @frozen

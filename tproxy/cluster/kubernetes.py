@@ -5,44 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from attrs import frozen
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from tproxy.cluster.api.client import Client
 from tproxy.cluster.api.election import Election
-from tproxy.cluster.api.objects import APIError, Gone, Key, Object, Put, Query, Why, key, uid, version
+from tproxy.cluster.api.objects import APIError, Key, Object, Query, Why, key, uid
 from tproxy.cluster.api.recorder import Note, Recorder, Severity
-from tproxy.cluster.api.store import Store
+from tproxy.cluster.following import Following
 from tproxy.cluster.home import Home
-from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES, PODS, POLICIES, SERVICES, SLICES
+from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES
 from tproxy.cluster.replicas import Peer, Replicas
-from tproxy.cluster.spread import Spread
 from tproxy.config import Config
 from tproxy.interfaces import IInstallation
 from tproxy.model import ListenerKey, Reason, Refusal, RefusedError, Stage
 from tproxy.operator import objects
-from tproxy.operator.manifests import Name, Rejected, Resource, Status, parse, read_status, status_document
-from tproxy.operator.objects import COMPONENT, INSTALLATION, MANAGED_BY, MANAGED_NAMESPACE, ROLE, US, Role, Sort
+from tproxy.operator.manifests import Resource, Status
+from tproxy.operator.objects import MANAGED_NAMESPACE, Sort
 from tproxy.operator.plan import Snapshot
+from tproxy.operator.statuses import status_document
 from tproxy.operator.steps import Change, Create, Look, OutdatedError, Released, Remove, Tell, Unwanted, Vacant, Write
 
-log = Logger()
-
 LEASE = "tproxy"
-
-
-@frozen
-class _Read:
-    """A resource as it was read: of which object, and what it asks for."""
-
-    uid: str
-    version: str
-    resource: Resource | Rejected | None
 
 
 @implementer(IInstallation)
@@ -72,32 +59,21 @@ class KubernetesCluster(MultiService):
         ports: Callable[[], Mapping[int, str]],
     ) -> None:
         MultiService.__init__(self)
-        self._config, self._home, self._client, self._leaser = config, home, client, leaser
-        self._clock, self._now, self._ports = clock, now, ports
+        self._home, self._client, self._leaser = home, client, leaser
+        self._now, self._ports = now, ports
         self._installation = home.installation
         self._watchers: list[Callable[[], None]] = []
-        self._read: dict[Name, _Read] = {}
         self._leaving = False
-
-        namespace = self._installation.namespace
-        ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
-        self._destinations = self._spread(Query(DESTINATIONS))
-        self._names = self._spread(Query(SERVICES, labels=f"{ours},{ROLE}={Role.NAME}"))
-        self._records = self._spread(Query(SERVICES, labels=f"{ours},{ROLE}={Role.PORT}"), namespace)
-        self._slices = self._spread(Query(SLICES, labels=ours), namespace)
-        self._policies = self._spread(Query(POLICIES, labels=ours), namespace)
-        self._pods = self._spread(Query(PODS, labels=f"{COMPONENT}={US}"), namespace)
-        self._all = config.managed_namespaces_mode == "all"
-        self._namespaces = Spread(
-            client, Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}"), clock, self._managed
-        )
-        if self._all:
-            self._follow([""])
-        else:
-            self._namespaces.follow([""])
-            Service.setServiceParent(self._namespaces, self)
+        self._following = Following(config, self._installation, client, clock, self._changed)
+        Service.setServiceParent(self._following, self)
         self._election = Election(
-            leaser, (namespace, LEASE), identity, clock, now, elected=self._changed, lost=self._changed
+            leaser,
+            (self._installation.namespace, LEASE),
+            identity,
+            clock,
+            now,
+            elected=self._changed,
+            lost=self._changed,
         )
         self._replicas = Replicas(
             agent, clock, port, lambda: list(self._peers()), lambda: self._election.leading, self._changed
@@ -126,36 +102,8 @@ class KubernetesCluster(MultiService):
 
     def observe(self) -> Snapshot | None:
         """What is there, as far as we were told; None until everything was listed once."""
-        followed = [self._records, self._slices, self._policies, self._pods]
-        followed += [self._destinations, self._names] if self._all else [self._namespaces]
-        if any(each.unseen for each in followed):
-            return None
-        resources, identities, statuses = [], {}, {}
-        for name, thing in self._destinations.objects.items():
-            resource = self._resource(name, thing)
-            if resource is not None:
-                resources.append(resource)
-                identities[name] = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
-                status = read_status(thing)
-                if status is not None:
-                    statuses[name] = status
-        for name in self._read.keys() - identities.keys():
-            del self._read[name]
-        ports = (objects.read_port(thing) for thing in self._records.objects.values())
-        unseen = frozenset() if self._all else self._destinations.unseen | self._names.unseen
-        there = objects.Objects(
-            self._installation,
-            identities,
-            {port.port: port for port in ports if port},
-            self._names.objects,
-            {name: thing for (_, name), thing in self._slices.objects.items()},
-            {name: thing for (_, name), thing in self._policies.objects.items()},
-            tuple(self._observed_replicas()),
-            unseen,
-            self._election.leading,
-            self._now(),
-        )
-        return Snapshot(tuple(resources), (), statuses, self._home.listen, there)
+        replicas = tuple(self._observed_replicas())
+        return self._following.snapshot(self._home.listen, replicas, self._election.leading, self._now())
 
     def leave(self) -> None:
         """From now on this replica is to be named nowhere, as long as there is another one that is ready."""
@@ -166,12 +114,8 @@ class KubernetesCluster(MultiService):
         """Whether this replica is named anywhere, though there is another one that is ready."""
         replicas = list(self._observed_replicas())
         mine = {address for each in replicas if each.name == self._home.pod for address in each.addresses}
-        return any(each.ready and not each.leaving for each in replicas if each.name != self._home.pod) and any(
-            address in mine
-            for thing in self._slices.objects.values()
-            for entry in objects.endpoints(thing)
-            for address in entry.get("addresses") or ()
-        )
+        others = any(each.ready and not each.leaving for each in replicas if each.name != self._home.pod)
+        return others and not mine.isdisjoint(self._following.announced)
 
     def resign(self) -> Deferred[None]:
         """Lead no more: another replica may do so at once."""
@@ -204,43 +148,14 @@ class KubernetesCluster(MultiService):
             words = f"the API server refuses {_words(action)}: {error.message}"
             raise RefusedError(_refusal(words, Reason.SERVICE_REFUSED)) from None
 
-    # what is followed
-
-    def _spread(self, query: Query, namespace: str | None = None) -> Spread:
-        spread = Spread(self._client, query, self._clock, self._changed)
-        if namespace is not None:
-            spread.follow([namespace])
-        Service.setServiceParent(spread, self)
-        return spread
-
     def _changed(self) -> None:
         for watcher in self._watchers:
             watcher()
 
-    def _managed(self) -> None:
-        self._follow([name for _, name in self._namespaces.objects])
-        self._changed()
-
-    def _follow(self, namespaces: list[str]) -> None:
-        self._destinations.follow(namespaces)
-        self._names.follow(namespaces)
-
-    def _resource(self, name: Name, thing: Object) -> Resource | Rejected | None:
-        """What a resource asks for: read once for each version of it."""
-        read = self._read.get(name)
-        if read is None or (read.uid, read.version) != (uid(thing), version(thing)):
-            read = self._read[name] = _Read(uid(thing), version(thing), self._judged(thing))
-        return read.resource
-
-    def _judged(self, thing: Object) -> Resource | Rejected | None:
-        try:
-            return parse(thing, self._config)
-        except RefusedError as error:
-            log.warn("{message}", event="resource.refused", key="/".join(key(thing)), message=str(error.refusal))
-            return None
+    # replicas
 
     def _observed_replicas(self) -> Iterator[objects.Replica]:
-        for pod in self._pods.objects.values():
+        for pod in self._following.pods:
             metadata, status = pod["metadata"], pod.get("status") or {}
             mine = metadata["name"] == self._home.pod
             yield objects.Replica(
@@ -257,7 +172,7 @@ class KubernetesCluster(MultiService):
             )
 
     def _peers(self) -> Iterator[Peer]:
-        for pod in self._pods.objects.values():
+        for pod in self._following.pods:
             addresses = _addresses(pod)
             if addresses and pod["metadata"]["name"] != self._home.pod:
                 yield Peer(uid(pod), addresses[0])
@@ -266,7 +181,7 @@ class KubernetesCluster(MultiService):
 
     async def _unwanted(self, whose: ListenerKey, of: str) -> None:
         name = (whose.namespace, whose.name)
-        if not self._all and await self._unmanaged(whose.namespace):
+        if not self._following.everywhere and await self._unmanaged(whose.namespace):
             return
         thing = await self._get(Sort.DESTINATION, name)
         if thing is None:
@@ -275,7 +190,7 @@ class KubernetesCluster(MultiService):
             return
         if uid(thing) != of:
             return
-        resource = self._judged(thing)
+        resource = self._following.judged(thing)
         if isinstance(resource, Resource):
             wants = any(binding.key == whose for binding in resource.bindings)
         else:
@@ -311,14 +226,14 @@ class KubernetesCluster(MultiService):
             if error.reason is not Why.NOT_FOUND:
                 raise
             return None
-        self._learn(sort, thing)
+        self._following.learn(sort, thing)
         return thing
 
     # writes
 
     async def _create(self, sort: Sort, manifest: Mapping[str, Any]) -> None:
         try:
-            self._learn(sort, await self._client.create(KINDS[sort], manifest))
+            self._following.learn(sort, await self._client.create(KINDS[sort], manifest))
             return
         except APIError as error:
             if error.reason is not Why.ALREADY_EXISTS:
@@ -329,9 +244,7 @@ class KubernetesCluster(MultiService):
 
     async def _remove(self, sort: Sort, read: Object) -> None:
         await self._refreshing(sort, read, self._client.delete(KINDS[sort], read))
-        store = self._store(sort, read)
-        if store is not None:
-            store.apply(Gone(read))
+        self._following.forget(sort, read)
 
     async def _tell(self, told: Tell) -> None:
         document = status_document(told.status, told.read, self._now())
@@ -349,31 +262,10 @@ class KubernetesCluster(MultiService):
             if error.reason not in (Why.CONFLICT, Why.NOT_FOUND):
                 raise
             if await self._get(sort, key(read)) is None:
-                store = self._store(sort, read)
-                if store is not None:
-                    store.apply(Gone(read))
+                self._following.forget(sort, read)
             raise OutdatedError(_refusal(f"{sort} {'/'.join(key(read))} was changed meanwhile")) from None
         if thing is not None:
-            self._learn(sort, thing)
-
-    def _learn(self, sort: Sort, thing: Object) -> None:
-        """What the API server just said of an object of ours is known before a watch tells it."""
-        store = self._store(sort, thing)
-        if store is not None and (sort is Sort.DESTINATION or objects.role(thing, self._installation)):
-            store.apply(Put(thing))
-
-    def _store(self, sort: Sort, thing: Object) -> Store | None:
-        namespace, _ = key(thing)
-        match sort:
-            case Sort.DESTINATION:
-                return self._destinations.store(namespace)
-            case Sort.SLICE:
-                return self._slices.store(namespace)
-            case Sort.POLICY:
-                return self._policies.store(namespace)
-        if objects.role(thing, self._installation) is Role.PORT:
-            return self._records.store(namespace)
-        return self._names.store(namespace)
+            self._following.learn(sort, thing)
 
 
 def _addresses(pod: Object) -> tuple[str, ...]:

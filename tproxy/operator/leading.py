@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 
 from attrs import frozen
 
 from tproxy.model import Binding, ListenerKey, Reason, Refusal, Stage
-from tproxy.operator import objects
+from tproxy.operator import desired, objects
 from tproxy.operator.fates import GONE, TRANSIENT, down, duplicate, summary
 from tproxy.operator.manifests import (
     SUCCESS,
@@ -25,10 +25,11 @@ from tproxy.operator.manifests import (
     Status,
     condition_reason,
     shortened,
-    status_document,
 )
 from tproxy.operator.objects import Objects, Port, Sort, Thing, says
-from tproxy.operator.plan import RANGE, Known, Observed
+from tproxy.operator.plan import Known, Observed
+from tproxy.operator.ports import USUAL_PORT, Bounds, Ports
+from tproxy.operator.statuses import status_document
 from tproxy.operator.steps import Change, Create, Remove, Step, Steps, Tell, Unwanted, Vacant, record, reference
 
 REST_SECONDS = 600.0
@@ -36,21 +37,6 @@ REST_SECONDS = 600.0
 
 PATIENCE_SECONDS = 10.0
 """How long nothing is told of a port that was claimed and is not served yet."""
-
-USUAL_PORT = 993
-"""The port for which there are always spares."""
-
-
-@frozen
-class Bounds:
-    """How many listeners there may be, and how many spares for each port in use.
-
-    With `coexist`, resources are left alone whose destination is of a type that no plug-in serves.
-    """
-
-    listeners: int = 4000
-    spares: int = 5
-    coexist: bool = False
 
 
 def lead(observed: Observed, bounds: Bounds) -> tuple[Steps, ...]:
@@ -86,7 +72,7 @@ class _Leading:
             for binding in resource.bindings
             if self._holders[binding.key.namespace, binding.key.service] == binding.key
         }
-        self._ports = _Ports(observed, there, bounds, self._scopes())
+        self._ports = Ports(observed, there, bounds, self._scopes())
         self._claims: list[Steps] = []
         self._changes: list[Steps] = []
         self._told: list[Steps] = []
@@ -175,14 +161,16 @@ class _Leading:
             return self._down(key, failure, port)
         if self._there.now - port.claimed < PATIENCE_SECONDS:
             return None
-        return self._down(key, _NOBODY, port)
+        left = self._there.names.get((key.namespace, key.service))
+        other = left is not None and objects.owner(left) != port.uid
+        return self._down(key, _LEFT_OVER if other else _NOBODY, port)
 
     def _claim(self, wanted: _Wanted, usual: int) -> ListenerStatus | None:
         key = wanted.binding.key
         identity = self._there.identities[key.namespace, key.name]
         if key in self._observed.failures:
             return down(key, self._observed.failures[key])
-        note = objects.claim(key, identity.uid, self._there.now)
+        note = desired.claim(key, identity.uid, self._there.now)
         found = self._ports.take(wanted.port or usual, (key.namespace, wanted.scope))
         if isinstance(found, Refusal):
             return down(key, found)
@@ -190,7 +178,7 @@ class _Leading:
         if isinstance(found, Port):
             step = Change(Sort.SERVICE, found.thing, {"metadata": {"annotations": note}})
         else:
-            step = Create(Sort.SERVICE, objects.port_service(self._home, found, wanted.port or usual, note))
+            step = Create(Sort.SERVICE, desired.port_service(self._home, found, wanted.port or usual, note))
         self._claims.append(Steps((key, record(self._home.namespace, found)), (step,)))
         return None
 
@@ -200,7 +188,7 @@ class _Leading:
         if port.service_port != asked:
             change = {
                 "metadata": {"annotations": {objects.OPAQUE_PORTS: str(asked)}},
-                "spec": {"ports": objects.port_spec(port.port, asked)["ports"]},
+                "spec": {"ports": desired.port_spec(port.port, asked)["ports"]},
             }
             where = record(self._home.namespace, port)
             self._changes.append(Steps((where,), (Change(Sort.SERVICE, port.thing, change),)))
@@ -210,7 +198,7 @@ class _Leading:
         if port.port not in opened or not served:
             return False
         uid = self._there.identities[key.namespace, key.name].uid
-        manifest = objects.named_service(self._home, key, uid, port)
+        manifest = desired.named_service(self._home, key, uid, port)
         there = self._there.names.get((key.namespace, key.service))
         if there is not None and objects.owner(there) != uid:
             return False
@@ -274,7 +262,7 @@ class _Leading:
 
     def _policies(self) -> Iterator[Steps]:
         wanted = {
-            objects.policy_name(*whose): objects.policy(self._home, *whose, ports)
+            objects.policy_name(*whose): desired.policy(self._home, *whose, ports)
             for whose, ports in self._ports.scopes.items()
         }
         for name in sorted(wanted.keys() | self._there.policies.keys()):
@@ -298,7 +286,7 @@ class _Leading:
     def _slices(self) -> Iterator[Steps]:
         """The slices that have to change: those of somebody's ports first."""
         for port in sorted(self._there.ports.values(), key=lambda port: (port.holder is None, port.port)):
-            wanted = objects.endpoint_slices(self._home, port, self._there.replicas, self._there.slices)
+            wanted = desired.endpoint_slices(self._home, port, self._there.replicas, self._there.slices)
             for manifest in wanted:
                 name = manifest["metadata"]["name"]
                 there = self._there.slices.get(name)
@@ -356,68 +344,8 @@ class _Leading:
             look = (Vacant(port.key, host),) if port.key else ()
             step: Step = Remove(Sort.SERVICE, port.thing)
             if self._ports.wants_spare(port):
-                step = Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": objects.UNCLAIMED}})
+                step = Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": desired.UNCLAIMED}})
             yield Steps((record(self._home.namespace, port),), (*look, step))
-
-
-class _Ports:
-    """The ports that can still be given out; each is given once."""
-
-    def __init__(self, observed: Observed, there: Objects, bounds: Bounds, scopes: Mapping[Name, set[int]]) -> None:
-        self._there, self._bounds, self.scopes = there, bounds, scopes
-        self._served = {
-            int(name[1:]) for name, each in there.slices.items() if name[1:].isdigit() and objects.endpoints(each)
-        }
-        self._spares: dict[int, dict[int, Port]] = defaultdict(dict)
-        for port in there.ports.values():
-            if port.spare and port.port not in observed.blocked:
-                self._spares[port.service_port][port.port] = port
-        self._free = (
-            number
-            for number in chain.from_iterable(RANGE)
-            if number not in there.ports and number not in observed.blocked
-        )
-        self._count = sum(port.holder is not None for port in there.ports.values())
-
-    def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
-        """A spare that leads from that port, best one next to what belongs together; else the number of a new one."""
-        if self._count >= self._bounds.listeners:
-            return _too_many(self._bounds.listeners)
-        spares, near = self._spares[service_port], self.scopes.get(whose, ())
-
-        def rank(number: int) -> tuple[bool, int, int]:
-            return number not in self._served, min((abs(number - each) for each in near), default=0), number
-
-        found: Port | int | Refusal = spares.pop(min(spares, key=rank)) if spares else next(self._free, _USED_UP)
-        self._count += 1
-        return found
-
-    def wants_spare(self, port: Port) -> bool:
-        """Whether a port that comes back is wanted as a spare."""
-        spares = self._spares[port.service_port]
-        if port.service_port not in self._used() or len(spares) >= self._bounds.spares:
-            return False
-        spares[port.port] = port
-        return True
-
-    def spares(self) -> Iterator[Steps]:
-        """Spares that are missing, and those that are too many."""
-        used, home = self._used(), self._there.installation
-        room = self._bounds.listeners + self._bounds.spares - len(self._there.ports)
-        for service_port in sorted(used | self._spares.keys()):
-            spares = self._spares[service_port]
-            wanted = self._bounds.spares if service_port in used else 0
-            for number in sorted(spares)[wanted:]:
-                yield Steps((record(home.namespace, number),), (Remove(Sort.SERVICE, spares[number].thing),))
-            missing = list(islice(self._free, max(0, min(room, wanted - len(spares)))))
-            if missing:
-                room -= len(missing)
-                made = (objects.port_service(home, number, service_port, {}) for number in missing)
-                subjects = (("spares", service_port), *(record(home.namespace, number) for number in missing))
-                yield Steps(subjects, tuple(Create(Sort.SERVICE, manifest) for manifest in made))
-
-    def _used(self) -> set[int]:
-        return {USUAL_PORT} | {port.service_port for port in self._there.ports.values() if port.holder}
 
 
 def _address(key: ListenerKey) -> str:
@@ -460,24 +388,15 @@ def _timeless(status: Mapping[str, object]) -> Mapping[str, object]:
     return {**status, "conditions": kept}
 
 
-_USED_UP = Refusal(
-    Stage.ACCEPT,
-    Reason.PORT_NOT_AVAILABLE,
-    "all ports are used up",
-    "remove resources, or part them between several installations",
-)
 _NOBODY = Refusal(
     Stage.ACCEPT,
     Reason.PORT_NOT_AVAILABLE,
     "no replica listens on its port yet",
     "see that the pods of tproxy are ready, and that they reach each other's health port",
 )
-
-
-def _too_many(limit: int) -> Refusal:
-    return Refusal(
-        Stage.ACCEPT,
-        Reason.LIMIT_REACHED,
-        f"there are {limit} listeners, as many as there may be",
-        "remove resources, raise config.limits.listeners, or part them between several installations",
-    )
+_LEFT_OVER = Refusal(
+    Stage.ACCEPT,
+    Reason.SERVICE_REFUSED,
+    "the Service belongs to a resource that is gone, and is not collected yet",
+    "see that the cluster's garbage collector runs, or remove the Service",
+)

@@ -17,9 +17,10 @@ from twisted.python.failure import Failure
 from tproxy.interfaces import IDestinationStore, IInstallation
 from tproxy.listeners import Listeners
 from tproxy.model import Reason, Refusal, RefusedError, Stage, spare
-from tproxy.operator.leading import Bounds, lead
+from tproxy.operator.leading import lead
 from tproxy.operator.manifests import Resource
 from tproxy.operator.plan import Close, Observed, Open, Rebind
+from tproxy.operator.ports import Bounds
 from tproxy.operator.reconciler import PERFORM_SECONDS, Descriptions, Pauses
 from tproxy.operator.serving import serve
 from tproxy.operator.steps import Narrow, OutdatedError, Step, Steps, Take, Tell, recorded
