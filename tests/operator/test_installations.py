@@ -58,7 +58,7 @@ class Whatever(SynchronousTestCase):
         """All settles, nothing is announced that is not there, and nothing of others is changed."""
         world = World(Bounds(listeners=6, spares=1))
         world.settle()
-        self.foreign = {}
+        self.foreign, self.names = {}, {}
         world.watch = lambda: self.check(world)
         for event in events:
             self.happen(world, event)
@@ -126,9 +126,10 @@ class Whatever(SynchronousTestCase):
                 for each in (world.serve(process) if process else world.lead())
                 if world.failures.keys().isdisjoint(each.subjects)
             ]
+            failed = len(world.failures)
             done = [world.take(each, process) for each, process in pending]
             world.collect()
-            if not any(done):
+            if not any(done) and len(world.failures) == failed:
                 return
         self.fail(f"it does not settle: {world.pending()}")
 
@@ -141,6 +142,12 @@ class Whatever(SynchronousTestCase):
             if port.spare:
                 self.assertNotIn(name, {each for opened in world.policies.values() for each in opened})
                 self.assertNotIn(f"p{name}", world.names.values())
+        for each, target in world.names.items() - self.names.items():
+            port = ports[int(target[1:])]
+            self.assertEqual(each, str(port.holder))
+            self.assertTrue(world.addresses(port.port))
+            self.assertTrue(any(port.port in opened for opened in world.policies.values()))
+        self.names = world.names
         for (namespace, _), opened in world.policies.items():
             self.assertTrue(opened)
             for each in opened & ports.keys():

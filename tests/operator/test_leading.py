@@ -413,6 +413,20 @@ class Changes(SynchronousTestCase):
 
         return reluctant
 
+    def test_open_still(self):
+        """A port that a policy opens still, or that replicas are named for, is never given to somebody else."""
+        for sort in (Sort.POLICY, Sort.SLICE):
+            world = World()
+            world.apply("shop", manifest("mail"))
+            world.settle()
+            world.delete("shop", "mail")
+            for _ in range(5):
+                for steps in world.pending():
+                    if not any(getattr(step, "sort", None) is sort for step in steps.steps):
+                        world.take(steps, world.replicas[0])
+                world.now += 601
+            self.assertIsNotNone(world.ports[10000].released)
+
     def test_led_to(self):
         """A port to which a name leads still is never given to somebody else."""
         named = self.world.get(Sort.SERVICE, "shop", "mail-acme")
