@@ -145,7 +145,7 @@ async def _check(reactor: Any, config: Config, options: argparse.Namespace, offe
 
 def resources(config: Config) -> Iterator[Resource | Rejected]:
     """The Destination resources of the folder; what is no such resource is passed over."""
-    folder = Folder(config.local.directory)
+    folder = Folder(config.folder.directory)
     folder.look()
     for manifest in folder.manifests:
         with suppress(RefusedError):
@@ -157,7 +157,7 @@ def resources(config: Config) -> Iterator[Resource | Rejected]:
 def run_ls(options: argparse.Namespace) -> None:
     """`tproxy ls`."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    listeners = read_state(configured(options.config).local.state)
+    listeners = read_state(configured(options.config).folder.state)
     if options.json:
         print(json.dumps({"listeners": [{**asdict(each.key), **named(each)} for each in listeners]}, indent=2))
     else:

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from tproxy.interfaces import ICluster, IDestinationStore
 from tproxy.listeners import Listeners
 from tproxy.model import Destination, DestinationRequest, ListenerKey, Reason, Refusal, RefusedError, Stage
+from tproxy.operator.fates import TRANSIENT
 from tproxy.operator.manifests import Name, Resource, Status
 from tproxy.operator.plan import (
-    TRANSIENT,
     Action,
     Claim,
     Close,

@@ -1,0 +1,149 @@
+"""An installation of tproxy in the cluster: its replicas are processes in pods, with the rights that are shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from tests.integration.children import Child, start
+from tests.integration.kubernetes.cluster import Cluster, Pod
+from tests.integration.kubernetes.manifests import HOME, K8S, built
+from tests.integration.mailserver import MailServer, listen
+from tests.integration.proxy import SOURCES, TENANTS, TWISTD, basic
+from tproxy.testing.certificates import Authority
+
+HEALTH = 8080
+AUTHORITY = Authority.create()
+UNUSED = ("Deployment", "PodDisruptionBudget", "ConfigMap")
+"""What the tests do themselves: they say which pods there are, and what is in their files."""
+
+
+def resource(namespace: str, name: str, *tenants: str, port: int = 0, destination: str = "", scope: str = "") -> Any:
+    """A Destination."""
+    metadata: dict[str, Any] = {"namespace": namespace, "name": name}
+    if tenants:
+        metadata["annotations"] = {TENANTS: json.dumps(tenants)}
+    spec: dict[str, Any] = {"destinationRef": {"name": destination or name}}
+    spec |= {"service": {"port": port}} if port else {}
+    spec |= {"accessControl": {"scope": scope}} if scope else {}
+    return {
+        "apiVersion": "destination.connectivity.api.sap/v1",
+        "kind": "Destination",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+class Replica:
+    """A process of tproxy in a pod."""
+
+    def __init__(self, pod: Pod, child: Child) -> None:
+        self.pod, self.child = pod, child
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it logged so far."""
+        output = bytes(self.child.output)
+        lines = output[: output.rfind(b"\n") + 1].splitlines()
+        return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+    def logged(self, **fields: object) -> list[dict[str, Any]]:
+        """The events that have these fields."""
+        return [event for event in self.events if fields.items() <= event.items()]
+
+
+class Installation:
+    """tproxy with its rights, destinations in a folder, and one mail server that they lead to."""
+
+    def __init__(self, test, cluster: Cluster, **config: Any) -> None:
+        self.test, self.cluster = test, cluster
+        self.folder = Path(tempfile.mkdtemp(prefix="tproxy-installation-"))
+        test.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        (self.folder / "destinations").mkdir()
+        AUTHORITY.write(self.folder, "ca")
+        self.mail = MailServer()
+        self.replicas: list[Replica] = []
+        instance = {"name": "local", "directory": "destinations"}
+        self.configuration = {
+            "config": {
+                "tenantMode": "shared",
+                "integration": {"destinationService": {"defaultInstanceName": "local", "instances": [instance]}},
+                "security": {"allowedNetworks": ["198.18.0.0/15"]},
+                "logging": {"level": "debug"},
+                "health": {"listen": "0.0.0.0", "port": HEALTH},
+                **config,
+            },
+            "additionalCAs": {"file": "ca.pem"},
+            "cluster": {"kubernetes": {"drainSeconds": 0}},
+        }
+
+    async def install(self, overlay: str = "shared") -> None:
+        """Give it its rights; they are taken away with the test."""
+        objects = []
+        for each in built(K8S / "overlays" / overlay):
+            if each["kind"] == "Deployment":
+                self.template = each["spec"]["template"]
+            if each["kind"] not in UNUSED:
+                objects.append(each)
+        text = yaml.safe_dump_all(objects)
+        self.test.addCleanup(self.cluster.kubectl, "delete", "-f", "-", "--ignore-not-found", stdin=text)
+        await self.cluster.kubectl("apply", "-f", "-", stdin=text)
+        await self.cluster.kubectl("wait", "serviceaccount/tproxy", "-n", HOME, "--for=create", "--timeout=60s")
+        host = self.cluster.network.host
+        self.port = await listen(self.test, self.mail, AUTHORITY.issue(host), host)
+
+    def document(self, name: str, tenant: str = "", **properties: str) -> Path:
+        """Write a destination that leads to the mail server, as a user of the destination's and tenant's name."""
+        path = self.folder / "destinations" / tenant / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        made = basic(self.port, f"{tenant}{name}", host=self.cluster.network.host, **properties)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({"Name": name, **made}))
+        draft.rename(path)
+        return path
+
+    async def start(self, name: str) -> Replica:
+        """Start a replica; returns once it is ready."""
+        metadata = {**self.template["metadata"], "namespace": HOME, "name": name}
+        await self.cluster.create({**self.template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+        pod = await self.cluster.place(HOME, name)
+        self.test.addCleanup(pod.end)
+        file = self.folder / "tproxy.yaml"
+        file.write_text(yaml.safe_dump(self.configuration))
+        told = {"POD_NAME": name, "POD_NAMESPACE": HOME, "POD_IP": pod.address, "PYTHONPATH": os.fspath(SOURCES)}
+        command = pod.command(sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tproxy", "--config", file)
+        replica = Replica(pod, start(self.test, command, self.folder, env=told))
+        self.replicas.append(replica)
+        self.test.addCleanup(self._stop, replica)
+        await pod.ready(False)
+        await self.until(lambda: replica.logged(event="start") or replica.child.output.end is not None)
+        self.test.assertIsNone(replica.child.output.end, str(replica.child.output))
+        await replica.child.output.until(rb"listener\.opened")
+        await pod.ready()
+        return replica
+
+    async def _stop(self, replica: Replica) -> None:
+        if replica.child.output.end is None:
+            await replica.child.end(signal.SIGTERM)
+        print(str(replica.child.output)) if os.environ.get("SHOW") else None
+
+    async def until(self, condition, seconds: float = 30.0) -> Any:
+        """What a condition gives, once that is true; it may be a coroutine function."""
+        for _ in range(int(seconds / 0.05)):
+            met = condition()
+            if hasattr(met, "__await__"):
+                met = await met
+            if met:
+                return met
+            await deferLater(reactor, 0.05)
+        raise AssertionError("it did not come about in time")
