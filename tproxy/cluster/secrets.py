@@ -5,13 +5,13 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.application.service import MultiService, Service
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tproxy.cluster.api.client import Client
-from tproxy.cluster.api.objects import Key, Query
+from tproxy.cluster.api.objects import Key, Object, Query, key
 from tproxy.cluster.api.reflector import Reflector
 from tproxy.cluster.api.store import Store
 from tproxy.cluster.kinds import SECRETS
@@ -41,11 +41,28 @@ class SecretSource:
         if thing is None:
             words = f"there is no Secret {name}"
             raise RefusedError(_refusal(Reason.SERVICE_KEY_INVALID, words, "create it, or correct serviceCredentials"))
-        try:
-            return {entry: b64decode(text, validate=True) for entry, text in (thing.get("data") or {}).items()}
-        except (TypeError, ValueError):
-            words = f"the Secret {name} holds something that is no data"
-            raise RefusedError(_refusal(Reason.SERVICE_KEY_INVALID, words, "create it anew")) from None
+        return entries(thing)
+
+
+@implementer(IKeySource)
+@frozen
+class SecretRead:
+    """A Secret that was read once."""
+
+    thing: Object = field(repr=False)
+
+    def read(self) -> Mapping[str, bytes]:
+        """The entries of the Secret."""
+        return entries(self.thing)
+
+
+def entries(thing: Object) -> Mapping[str, bytes]:
+    """The entries of a Secret. Raises RefusedError."""
+    try:
+        return {entry: b64decode(text, validate=True) for entry, text in (thing.get("data") or {}).items()}
+    except (TypeError, ValueError):
+        words = f"the Secret {'/'.join(key(thing))} holds something that is no data"
+        raise RefusedError(_refusal(Reason.SERVICE_KEY_INVALID, words, "create it anew")) from None
 
 
 class Secrets(MultiService):
