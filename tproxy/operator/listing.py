@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from attrs import evolve, frozen
 
 from tproxy.model import PROVIDER, ListenerKey, Tenant
-from tproxy.operator.manifests import ListenerStatus, read_status
+from tproxy.operator.manifests import ListenerStatus
 from tproxy.operator.objects import MANAGED_BY, PORT_SERVICE, ROLE, US, Role, Thing, owner, target
+from tproxy.operator.statuses import read_status
 
 OURS = f"{MANAGED_BY}={US},{ROLE}={Role.NAME}"
 """The labels of the Services that are names, of every installation."""
