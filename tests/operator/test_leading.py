@@ -439,6 +439,20 @@ class Changes(SynchronousTestCase):
         self.world.settle()
         self.assertIsNotNone(self.world.ports[self.port].released)
 
+    def test_record_gone(self):
+        """The number of a record that somebody deleted is not used while anything remembers it."""
+        services = self.world.storage.served["", "v1", "services"]
+        for collected in (False, True):
+            self.world.storage.remove(services, (HOME.namespace, f"p{self.port}"))
+            if collected:
+                self.world.collect()
+            self.world.apply("a", manifest(f"other-{collected}".lower()))
+            for steps in self.world.lead():
+                self.world.take(steps)
+            self.assertNotIn(self.port, self.world.ports)
+            self.world.settle()
+            (self.port,) = [int(to[1:]) for name, to in self.world.names.items() if name == "shop/mail-acme"]
+
     def test_orphan(self):
         """A name without a record that nobody wants is removed; one that is wanted gets a port."""
         self.world.storage.remove(self.world.storage.served["", "v1", "services"], (HOME.namespace, f"p{self.port}"))

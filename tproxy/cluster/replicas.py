@@ -98,7 +98,10 @@ class Replicas(Service):
                 asked = Deferred.fromCoroutine(self._ask(peer)).addTimeout(DEADLINE, self._clock)
                 self._asking[peer.uid] = asked
                 asked.addErrback(self._failed, peer)
-                asked.addBoth(lambda _, uid: self._asking.pop(uid, None), peer.uid)
+                asked.addBoth(self._done, peer)
+
+    def _done(self, result: object, peer: Peer) -> None:
+        del self._asking[peer.uid]
 
     async def _ask(self, peer: Peer) -> None:
         host = f"[{peer.address}]" if ":" in peer.address else peer.address

@@ -11,7 +11,7 @@ from attrs import frozen
 from tproxy.model import Reason, Refusal, Stage
 from tproxy.operator.desired import port_service
 from tproxy.operator.manifests import Name
-from tproxy.operator.objects import Objects, Port, Sort, endpoints
+from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, policy_ports, target
 from tproxy.operator.plan import RANGE, Observed
 from tproxy.operator.steps import Create, Remove, Steps, record
 
@@ -41,11 +41,8 @@ class Ports:
         for port in there.ports.values():
             if port.spare and port.port not in observed.blocked:
                 self._spares[port.service_port][port.port] = port
-        self._free = (
-            number
-            for number in chain.from_iterable(RANGE)
-            if number not in there.ports and number not in observed.blocked
-        )
+        taken = there.ports.keys() | observed.blocked | _remembered(there)
+        self._free = (number for number in chain.from_iterable(RANGE) if number not in taken)
         self._count = sum(port.holder is not None for port in there.ports.values())
 
     def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
@@ -87,6 +84,19 @@ class Ports:
 
     def _used(self) -> set[int]:
         return {USUAL_PORT} | {port.service_port for port in self._there.ports.values() if port.holder}
+
+
+def _remembered(there: Objects) -> set[int]:
+    """The ports that something leads to, opens or serves still, though their records may be gone."""
+    numbers = {int(name[1:]) for name in there.slices if name[1:].isdigit()}
+    for policy in there.policies.values():
+        numbers |= policy_ports(policy)
+    for name in there.names.values():
+        found = PORT_SERVICE.fullmatch(target(name).partition(".")[0])
+        numbers |= {int(found[1])} if found else set()
+    for replica in there.replicas:
+        numbers |= {port for port, mark in (replica.ports or {}).items() if mark}
+    return numbers
 
 
 _USED_UP = Refusal(
