@@ -19,6 +19,7 @@ from tproxy.destinations.cache import RENEWAL_PACE
 from tproxy.destinations.keys import ServiceKey
 from tproxy.destinations.pauses import LONGEST_PAUSE
 from tproxy.destinations.remote import KeyRing
+from tproxy.destinations.store import POLL_SECONDS
 from tproxy.instances import KeyInFile, KeyInFolder, KeyInSecret, KeyPlace
 from tproxy.interfaces import IKeySource
 from tproxy.model import Password, Reason, Refusal, RefusedError, Secret, Stage
@@ -220,6 +221,27 @@ class RotationTests(ServiceTestCase):
         self.write_key()
         self.clock.advance(LONGEST_PAUSE)
         await self.asks()
+
+    async def test_told(self) -> None:
+        """Who watches is told of the first key and of each other one, and may ask again at once; else nobody is."""
+        key = self.folder / "key.json"
+        key.unlink()
+        self.store = self.make()
+        told: list[int] = []
+        self.store.watch(lambda: told.append(1))
+        self.place()
+        await self.refusal(self.store.describe(MAIL))
+        self.clock.advance(POLL_SECONDS)
+        self.assertEqual(told, [])
+        self.write_key()
+        self.store.poll()
+        self.assertEqual((await self.store.describe(MAIL)).name, MAIL.name)
+        self.clock.advance(POLL_SECONDS)
+        self.assertEqual(told, [1])
+        self.btp.setup.client_secret = "0ther"
+        self.write_key()
+        self.clock.advance(POLL_SECONDS)
+        self.assertEqual(told, [1, 1])
 
     async def certified(self, private: KeyPlace | None, service: KeyPlace, **more: object) -> None:
         """Whoever shows a certificate gets tokens, and after a rotation with the next one."""

@@ -208,6 +208,11 @@ class Cache(Generic[K, V]):
             entry.held = evolve(held, fresh_until=0.0, valid_until=held.valid_until if keep else 0.0)
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
+    def retry(self) -> None:
+        """What could not be fetched may be asked for again at once."""
+        for entry in self._entries.values():
+            entry.pause = None
+
     def forget(self) -> None:
         """Drops everything and renews nothing of it; who waits for a fetch under way still gets its outcome."""
         while self._entries:

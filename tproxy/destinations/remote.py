@@ -67,8 +67,8 @@ class KeyRing:
         except RefusedError as error:
             self._broken(error.refusal)
             return False
-        changed = self._key is not None and key != self._key
-        if changed:
+        changed = key != self._key
+        if changed and self._key is not None:
             log.info("{message}", event="key.changed", message=f"the instance {self._name} has another service key now")
         self._key, self._fault = key, None
         return changed
@@ -136,13 +136,19 @@ class Remote:
         )
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed()` when a destination is found to be another, or gone, without having been asked for."""
+        """Call `changed()` when a destination is found to be another, or gone, unasked, or there is another key."""
         self._changed.append(changed)
 
     def poll(self) -> None:
-        """Look whether the service key was changed; nothing is asked with the one before any more."""
+        """Look whether the service key was changed; nothing is asked with the one before any more.
+
+        What could not be told with that, or without any, may be told now.
+        """
         if self._keys.refresh():
             self._service_tokens.forget()
+            self._destinations.retry()
+            for changed in self._changed:
+                changed()
 
     def stop(self) -> None:
         """Forget everything."""

@@ -217,6 +217,9 @@ class _Leading:
             reference(Sort.SLICE, home, objects.slice_name(port.port, "IPv4")),
             reference(Sort.SERVICE, key.namespace, key.service),
         )
+        there = self._there.names.get((key.namespace, key.service))
+        if there is not None and not objects.owner(there):
+            return _SOMEBODY_ELSES
         return next((self._observed.failures[each] for each in tried if each in self._observed.failures), None)
 
     def _down(self, key: ListenerKey, refusal: Refusal, port: Port | None) -> ListenerStatus:
@@ -313,7 +316,8 @@ class _Leading:
             note = {objects.RELEASED: objects.moment(self._there.now)}
             steps.append(Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": note}}))
             named = self._there.names.get((key.namespace, key.service))
-            if named is not None and objects.target(named) == self._home.host(port.port):
+            ours = named is not None and objects.owner(named) == port.uid
+            if named is not None and ours and objects.target(named) == self._home.host(port.port):
                 steps.append(Remove(Sort.SERVICE, named))
                 subjects.append(reference(Sort.SERVICE, key.namespace, key.service))
             yield Steps(tuple(subjects), tuple(steps))
@@ -399,4 +403,10 @@ _LEFT_OVER = Refusal(
     Reason.SERVICE_REFUSED,
     "the Service belongs to a resource that is gone, and is not collected yet",
     "see that the cluster's garbage collector runs, or remove the Service",
+)
+_SOMEBODY_ELSES = Refusal(
+    Stage.ACCEPT,
+    Reason.NAME_ALREADY_PRESENT,
+    "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
+    "rename the Destination, or remove that Service",
 )
