@@ -73,7 +73,7 @@ class Election(Service):
         self._state: State = Follower()
         self._until: float | None = None
         self._left: Deferred[None] = Deferred()
-        self._said: Why | None = None
+        self._said: tuple[Why, str] | None = None
         self._rest: IDelayedCall | None = None
         self._term: IDelayedCall | None = None
         self._asking: Deferred[Any] = succeed(None)
@@ -139,8 +139,9 @@ class Election(Service):
         if failure.check(CancelledError):
             return
         reason = failure.value.reason if isinstance(failure.value, APIError) else Why.TOO_SLOW
-        if reason not in (self._said, Why.CONFLICT, Why.ALREADY_EXISTS):
-            self._said = reason
+        said = (reason, str(failure.value))
+        if said != self._said and reason not in (Why.CONFLICT, Why.ALREADY_EXISTS):
+            self._said = said
             log.error(
                 "the lease {key} cannot be read or written: {message}",
                 event="election.failed",
