@@ -104,6 +104,8 @@ class Election(Service):
                 case Write():
                     self._ask(self._write(effect))
                 case Rest(seconds):
+                    if not isinstance(event, Failed):
+                        self._said = None
                     self._rest = self._clock.callLater(
                         seconds * self._jitter(*SPREAD), lambda: self._take(Due(self._clock.seconds()))
                     )
@@ -129,11 +131,7 @@ class Election(Service):
     def _ask(self, asking: Coroutine[Any, Any, Event]) -> None:
         asked = Deferred.fromCoroutine(asking).addTimeout(REQUEST_SECONDS, self._clock)
         self._asking = asked
-        asked.addCallbacks(self._answered, self._failed)
-
-    def _answered(self, event: Event) -> None:
-        self._said = None
-        self._take(event)
+        asked.addCallbacks(self._take, self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
