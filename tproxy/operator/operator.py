@@ -155,12 +155,13 @@ class Operator(Service):
             return
         bindings = [binding for each in snapshot.resources if isinstance(each, Resource) for binding in each.bindings]
         self._descriptions.want({binding.request for binding in bindings})
+        resting = {subject: refusal for subject, refusal in self._refusals.items() if subject in self._pauses}
         observed = Observed(
             snapshot,
             self._descriptions.known,
             self._listeners.listening,
-            {subject: refusal for subject, refusal in self._refusals.items() if subject in self._pauses},
-            frozenset(self._foreign.union(port for port in map(recorded, [*self._busy, *self._refusals]) if port)),
+            resting,
+            frozenset(self._foreign.union(port for port in map(recorded, [*self._busy, *resting]) if port)),
         )
         serving = serve(observed)
         for steps in serving:

@@ -83,6 +83,15 @@ class ElectionTests(StandInTestCase):
         self.assertEqual((self.spec()["holderIdentity"], self.spec()["leaseTransitions"]), ("b", 1))
         self.successResultOf(two.stopService())
 
+    def test_another_right(self) -> None:
+        """Who may neither read nor write the lease hears of both, one after the other."""
+        self.server.forbidden |= {READ, ("create", "leases")}
+        with logged(election.log) as logs:
+            self.candidate().startService()
+            self.server.forbidden.discard(READ)
+            self.pass_time(10)
+        self.assertEqual(["get", "create"], [event["message"].split("cannot ")[1].split()[0] for event in logs])
+
     def test_outage(self) -> None:
         """Without a renewal we lead for 10 s and no longer; then it is anybody's, and may be ours again."""
         one = self.candidate()

@@ -256,6 +256,15 @@ class TroubleTests(ReflectorTestCase):
         self.assertEqual(logs[0]["key"], "configmaps")
         self.assertIsNone(made.problem)
 
+    def test_another_right(self) -> None:
+        """Who may neither list nor watch hears of both, one after the other."""
+        self.server.forbidden |= {LIST, WATCH}
+        with logged(reflector.log) as logs:
+            self.start()
+            self.server.forbidden.discard(LIST)
+            self.pass_time(10)
+        self.assertEqual(["list", "watch"], [event["message"].split("cannot ")[1].split()[0] for event in logs])
+
     def test_backs_off(self) -> None:
         """The longer it fails, the less often it asks; what works for a while counts as well."""
         self.start()

@@ -73,7 +73,7 @@ class Election(Service):
         self._state: State = Follower()
         self._until: float | None = None
         self._left: Deferred[None] = Deferred()
-        self._said: Why | None = None
+        self._said: tuple[Why, str] | None = None
         self._rest: IDelayedCall | None = None
         self._term: IDelayedCall | None = None
         self._asking: Deferred[Any] = succeed(None)
@@ -104,6 +104,8 @@ class Election(Service):
                 case Write():
                     self._ask(self._write(effect))
                 case Rest(seconds):
+                    if not isinstance(event, Failed):
+                        self._said = None
                     self._rest = self._clock.callLater(
                         seconds * self._jitter(*SPREAD), lambda: self._take(Due(self._clock.seconds()))
                     )
@@ -129,18 +131,15 @@ class Election(Service):
     def _ask(self, asking: Coroutine[Any, Any, Event]) -> None:
         asked = Deferred.fromCoroutine(asking).addTimeout(REQUEST_SECONDS, self._clock)
         self._asking = asked
-        asked.addCallbacks(self._answered, self._failed)
-
-    def _answered(self, event: Event) -> None:
-        self._said = None
-        self._take(event)
+        asked.addCallbacks(self._take, self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
         reason = failure.value.reason if isinstance(failure.value, APIError) else Why.TOO_SLOW
-        if reason not in (self._said, Why.CONFLICT, Why.ALREADY_EXISTS):
-            self._said = reason
+        said = (reason, str(failure.value))
+        if said != self._said and reason not in (Why.CONFLICT, Why.ALREADY_EXISTS):
+            self._said = said
             log.error(
                 "the lease {key} cannot be read or written: {message}",
                 event="election.failed",

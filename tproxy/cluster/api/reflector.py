@@ -64,7 +64,7 @@ class Reflector(Service):
         self._client, self._clock, self._jitter = client, clock, jitter
         self._version: str | None = None
         self._failures = 0
-        self._said: tuple[int, Why] | None = None
+        self._said: tuple[Why, str] | None = None
         self._running: Deferred[None] = succeed(None)
 
     def startService(self) -> None:
@@ -119,7 +119,7 @@ class Reflector(Service):
         self.problem = error
         if error.reason not in KEEPS_PLACE:
             self._version = None
-        said = (error.status, error.reason)
+        said = (error.reason, error.message)
         if error.reason is Why.EXPIRED or said == self._said:
             return
         self._said = said
