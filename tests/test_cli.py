@@ -35,8 +35,8 @@ from tproxy.operator.manifests import (
     ListenerStatus,
     Rejected,
     Status,
-    status_document,
 )
+from tproxy.operator.statuses import status_document
 from tproxy.ops.check import Step
 
 REFUSAL = Refusal(Stage.LOGIN, Reason.LOGIN_REFUSED, "The mail server refused the login", "Correct mail.password")

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator.worlds import key
 from tproxy.operator.listing import UNSAID, Row, listing
-from tproxy.operator.manifests import SUCCESS, ListenerStatus, Status, status_document
+from tproxy.operator.manifests import SUCCESS, ListenerStatus, Status
+from tproxy.operator.statuses import status_document
 
 OWNED = {"apiVersion": "destination.connectivity.api.sap/v1", "kind": "Destination"}
 
