@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import signal
+import sys
+import time
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from tests.integration.kubernetes.cluster import KubectlError
-from tests.integration.kubernetes.installation import Installed, resource
+from tests.integration.children import start
+from tests.integration.kubernetes.installation import Installed, Replica, resource
 from tests.integration.kubernetes.manifests import HOME
+from tproxy.assembly import Clock
+from tproxy.cluster.api.client import connect
+from tproxy.cluster.api.kubeconfig import kubeconfig
+from tproxy.cluster.kinds import DESTINATIONS
+
+PROBE = """
+import socket, sys, time
+for line in sys.stdin:
+    name, said = line.strip(), False
+    while True:
+        try:
+            with socket.create_connection((name, 993), 5) as connection:
+                connected = time.monotonic()
+                if connection.recv(1):
+                    print(name, connected, time.monotonic())
+                    break
+        except OSError:
+            pass
+        if not said:
+            print(name, "asked")
+            said = True
+"""
 
 
 class OperatorTests(Installed):
@@ -109,6 +133,20 @@ class OperatorTests(Installed):
         await self.available("shop", "mail")
         await self.until_served(client, "mail")
 
+    async def leads_to(self, port: int) -> set[str]:
+        """The addresses that are announced for a port."""
+        found = await self.cluster.get("endpointslice", f"p{port}", "-n", HOME)
+        return {address for each in found["endpoints"] or () for address in each["addresses"]}
+
+    async def announced(self, port: int, *replicas: Replica) -> None:
+        """Returns once these replicas are announced for a port, and no others."""
+        wanted = {replica.pod.address for replica in replicas}
+
+        async def told() -> bool:
+            return await self.leads_to(port) == wanted
+
+        await self.installation.until(told)
+
     async def test_leader_lost(self):
         """When the leader dies, the other replica serves on, and leads soon."""
         await self.namespace("shop")
@@ -119,24 +157,110 @@ class OperatorTests(Installed):
         client = await self.client("shop")
         await self.apply(resource("shop", "mail"))
         await self.available("shop", "mail")
-
-        async def both() -> bool:
-            slices = (await self.cluster.get("endpointslices", "-n", HOME))["items"]
-            held = [each for each in slices if each["metadata"]["name"] == f"p{port}"]
-            return {a for each in held for entry in each["endpoints"] or () for a in entry["addresses"]} == {
-                first.pod.address,
-                second.pod.address,
-            }
-
         (port,) = await self.policy_ports("shop")
-        await self.installation.until(both)
+        await self.announced(port, first, second)
         await first.child.end(signal.SIGKILL)
         await first.pod.ready(False)
         await self.installation.until(lambda: second.logged(event="election.elected"), 40)
+        await self.announced(port, second)
         await self.apply(resource("shop", "other"))
         await self.available("shop", "other")
         await self.until_served(client, "other")
         await self.until_served(client, "mail")
-        with self.assertRaises(KubectlError):
-            await self.cluster.get("service", "nothing", "-n", "shop")
-        await deferLater(reactor, 0)
+
+    async def test_rolling(self):
+        """A leader that is told to stop is replaced without a connection lost; its sessions go on for a while."""
+        await self.namespace("shop")
+        self.installation.document("mail")
+        self.installation.configuration["cluster"]["kubernetes"]["drainSeconds"] = 60
+        first = await self.installation.start("tproxy-1")
+        client = await self.client("shop")
+        await self.apply(resource("shop", "mail"))
+        await self.available("shop", "mail")
+        session = self.session(client, "mail")
+        await session.output.until(rb"\* PREAUTH")
+        second = await self.installation.start("tproxy-2")
+        (port,) = await self.policy_ports("shop")
+        await self.announced(port, first, second)
+        ended = first.child.end(signal.SIGTERM, 90)
+        await self.announced(port, second)
+        await self.installation.until(lambda: second.logged(event="election.elected"))
+        for _ in range(10):
+            self.assertFalse(await self.refused(client, "mail"))
+        session.transport.write(b"2 NOOP\r\n")
+        await session.output.until(rb"2 OK done")
+        self.assertIsNone(first.child.output.end)
+        session.transport.write(b"3 LOGOUT\r\n")
+        await session.output.closed()
+        self.assertEqual(0, await ended)
+
+    async def test_api_server_away(self):
+        """While the API server is away sessions and new connections go on; then all goes on."""
+        await self.namespace("shop")
+        self.installation.document("mail")
+        self.installation.document("other")
+        replica = await self.installation.start("tproxy-1")
+        client = await self.client("shop")
+        await self.apply(resource("shop", "mail"))
+        await self.available("shop", "mail")
+        session = self.session(client, "mail")
+        await session.output.until(rb"\* PREAUTH")
+        await self.cluster.stop("kube-apiserver")
+        await self.installation.until(lambda: replica.logged(event="election.lost"), 40)
+        self.assertFalse(await self.refused(client, "mail"))
+        session.transport.write(b"2 NOOP\r\n")
+        await session.output.until(rb"2 OK done")
+        await self.cluster.restore()
+        await self.apply(resource("shop", "other"))
+        await self.available("shop", "other")
+        await self.until_served(client, "other")
+        self.assertEqual([], [each for each in replica.events if each.get("event") == "listener.closed"])
+
+    async def test_deleted_while_down(self):
+        """What is deleted while nobody runs, a namespace and a resource, is given up at the next start."""
+        await self.namespace("shop")
+        await self.cluster.namespace("lost")
+        self.installation.document("mail")
+        first = await self.installation.start("tproxy-1")
+        for namespace in ("shop", "lost"):
+            await self.apply(resource(namespace, "mail"))
+            await self.available(namespace, "mail")
+        ports = [*await self.policy_ports("shop"), *await self.policy_ports("lost")]
+        await first.child.end(signal.SIGTERM)
+        await self.cluster.kubectl("delete", "destination", "mail", "-n", "shop")
+        await self.cluster.kubectl("delete", "namespace", "lost")
+        second = await self.installation.start("tproxy-2")
+
+        async def released() -> bool:
+            records = [await self.cluster.get("service", f"p{port}", "-n", HOME) for port in ports]
+            return all("tproxy/released-at" in each["metadata"]["annotations"] for each in records)
+
+        await self.installation.until(released)
+        await self.installation.until(self.no_policies)
+        self.assertEqual([], second.logged(event="session.started"))
+
+    async def no_policies(self) -> bool:
+        return not [*await self.policy_ports("shop"), *await self.policy_ports("lost")]
+
+    async def test_time(self):
+        """With spares, a Destination answers by its name within a moment of its creation."""
+        await self.namespace("shop")
+        await self.installation.start("tproxy-1")
+        client = await self.client("shop")
+        probe = start(self, client.command(sys.executable, "-uc", PROBE), self.cluster.folder)
+        access = kubeconfig(str(self.cluster.admin))
+        api = connect(access, reactor, Clock(reactor))
+        self.addCleanup(api.close)
+        times = []
+        for number in range(20):
+            name = f"mail-{number}"
+            self.installation.document(name)
+            await deferLater(reactor, 0.5)
+            probe.transport.write(f"{name}.shop\n".encode())
+            await probe.output.until(rb"%s.shop asked\n" % name.encode())
+            before = time.monotonic()
+            await api.create(DESTINATIONS, resource("shop", name))
+            found = await probe.output.until(rb"%s.shop (\S+) (\S+)\n" % name.encode())
+            times.append([1000 * (float(each) - before) for each in found.groups()])
+        for what, values in zip(("connected", "first byte"), map(sorted, zip(*times, strict=True)), strict=True):
+            print(f"{what}: p50 {values[len(values) // 2]:.0f} ms, most {values[-1]:.0f} ms")
