@@ -92,7 +92,8 @@ class KubernetesCluster(MultiService):
             client, Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}"), clock, self._managed
         )
         if self._all:
-            self._follow([""])
+            self._destinations.follow([""])
+            self._names.follow([""])
         else:
             self._namespaces.follow([""])
             Service.setServiceParent(self._namespaces, self)
@@ -141,12 +142,15 @@ class KubernetesCluster(MultiService):
                     statuses[name] = status
         for name in self._read.keys() - identities.keys():
             del self._read[name]
-        ports = (objects.read_port(thing) for thing in self._records.objects.values())
+        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        if not self._all:  # names are looked for where there may be some still, too
+            left = {port.holder.namespace for port in ports if port.holder}
+            self._names.follow(left.union(name for _, name in self._namespaces.objects))
         unseen = frozenset() if self._all else self._destinations.unseen | self._names.unseen
         there = objects.Objects(
             self._installation,
             identities,
-            {port.port: port for port in ports if port},
+            {port.port: port for port in ports},
             self._names.objects,
             {name: thing for (_, name), thing in self._slices.objects.items()},
             {name: thing for (_, name), thing in self._policies.objects.items()},
@@ -218,12 +222,8 @@ class KubernetesCluster(MultiService):
             watcher()
 
     def _managed(self) -> None:
-        self._follow([name for _, name in self._namespaces.objects])
+        self._destinations.follow(name for _, name in self._namespaces.objects)
         self._changed()
-
-    def _follow(self, namespaces: list[str]) -> None:
-        self._destinations.follow(namespaces)
-        self._names.follow(namespaces)
 
     def _resource(self, name: Name, thing: Object) -> Resource | Rejected | None:
         """What a resource asks for: read once for each version of it."""
