@@ -32,7 +32,7 @@ class OperatorTests(Installed):
         session.transport.write(b"2 NOOP\r\n")
         await session.output.until(rb"2 OK done")
 
-        (port,) = [each for each in await self.policy_ports("shop")]
+        (port,) = await self.policy_ports("shop")
         record = await self.cluster.get("service", f"p{port}", "-n", HOME)
         self.assertNotIn("selector", record["spec"])
         named = await self.cluster.get("service", "mail", "-n", "shop")
