@@ -74,7 +74,8 @@ class Following(MultiService):
         self._always = [self._records, self._slices, self._policies, self._pods]
         if self.everywhere:
             self._always += [self._destinations, self._names]
-            self._follow([""])
+            self._destinations.follow([""])
+            self._names.follow([""])
         else:
             managed = Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}")
             self._namespaces = self._spread(managed, "", self._managed)
@@ -88,12 +89,8 @@ class Following(MultiService):
         return spread
 
     def _managed(self) -> None:
-        self._follow([name for _, name in self._namespaces.objects])
+        self._destinations.follow(name for _, name in self._namespaces.objects)
         self._changed()
-
-    def _follow(self, namespaces: list[str]) -> None:
-        self._destinations.follow(namespaces)
-        self._names.follow(namespaces)
 
     # what is known
 
@@ -120,11 +117,14 @@ class Following(MultiService):
                     statuses[name] = status
         for name in self._read.keys() - self._destinations.objects.keys():
             del self._read[name]
-        ports = (objects.read_port(thing) for thing in self._records.objects.values())
+        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        if not self.everywhere:  # names are looked for where there may be some still, too
+            left = {port.holder.namespace for port in ports if port.holder}
+            self._names.follow(left.union(name for _, name in self._namespaces.objects))
         there = objects.Objects(
             self._installation,
             identities,
-            {port.port: port for port in ports if port},
+            {port.port: port for port in ports},
             self._names.objects,
             {name: thing for (_, name), thing in self._slices.objects.items()},
             {name: thing for (_, name), thing in self._policies.objects.items()},

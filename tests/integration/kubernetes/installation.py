@@ -146,7 +146,8 @@ class Installation:
 
     async def until(self, condition, seconds: float = 30.0) -> Any:
         """What a condition gives, once that is true; it may be a coroutine function."""
-        for _ in range(int(seconds / 0.05)):
+        until = reactor.seconds() + seconds
+        while reactor.seconds() < until:
             met = condition()
             if hasattr(met, "__await__"):
                 met = await met
@@ -231,3 +232,24 @@ class Installed(Manifests):
             return not await self.refused(client, name, port)
 
         await self.installation.until(answers)
+
+    async def told(self, namespace: str, name: str, reason: str, words: str = "") -> None:
+        """Returns once the condition has this reason, and a message with these words."""
+
+        async def met() -> bool:
+            found = await self.cluster.get("destination", name, "-n", namespace)
+            conditions = found.get("status", {}).get("conditions", ())
+            return any(each["reason"] == reason and words in each["message"] for each in conditions)
+
+        await self.installation.until(met)
+
+    async def records(self, namespace: str, name: str) -> dict[int, dict[str, str]]:
+        """What the records of a resource say, by port, but those that are released; of spares for two empty names."""
+        found = (await self.cluster.get("services", "-n", HOME, "-l", "tproxy/role=port"))["items"]
+        notes = {int(each["metadata"]["name"][1:]): each["metadata"]["annotations"] for each in found}
+        return {
+            port: note
+            for port, note in notes.items()
+            if (note.get("tproxy/namespace", ""), note.get("tproxy/name", "")) == (namespace, name)
+            and "tproxy/released-at" not in note
+        }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from tests.integration.children import run
 from tests.integration.kubernetes.cluster import MISSING, KubectlError, Pod
 from tests.integration.kubernetes.manifests import GUIDE, HOME, K8S, Manifests, built
 from tests.integration.kubernetes.programs import FOLDER
+from tests.integration.kubernetes.traffic import OURS, OUTSIDE, POD, judged, within
 
 OVERLAYS = ("dedicated", "shared", "labelSelector")
-OURS = {"transparent-proxy.connectivity.api.sap/component": "tproxy"}
 
 
 def guide(word: str) -> str:
@@ -141,16 +139,7 @@ class NetworkPolicyTests(SynchronousTestCase):
                 (self.policies / f"{made['metadata']['name']}.yaml").write_text(yaml.safe_dump(made))
 
     def judged(self, source: object, target: object, *ports: int, protocol: str = "TCP") -> list[bool]:
-        traffic = [
-            {"Source": source, "Destination": target, "ResolvedPort": port, "Protocol": protocol} for port in ports
-        ]
-        path = self.policies.parent / "traffic.json"
-        path.write_text(json.dumps(traffic))
-        command = [FOLDER / "cyclonus", "analyze", "--mode", "query-traffic", "--traffic-path", path]
-        said = subprocess.run([*command, "--policy-path", self.policies], capture_output=True, check=True, text=True)
-        verdicts = re.findall(r"IS ALLOWED\? \| +(TRUE|FALSE)", said.stdout)
-        self.assertEqual(len(ports), len(verdicts))
-        return [verdict == "TRUE" for verdict in verdicts]
+        return judged(self.policies, source, target, *ports, protocol=protocol)
 
     def test_mail(self):
         """Nobody reaches a mail port, wherever they are: not tproxy's own pods either."""
@@ -179,18 +168,6 @@ class NetworkPolicyTests(SynchronousTestCase):
         self.assertEqual([False], self.judged(other, dns, 53, protocol="UDP"))
         self.assertEqual([False, False], self.judged(other, OUTSIDE, 443, 993))
         self.assertEqual([False], self.judged(OUTSIDE, other, 80))
-
-
-OUTSIDE = {"IP": "192.0.2.1"}
-
-
-def within(namespace: str, labels: dict[str, str], **namespace_labels: str) -> dict[str, Any]:
-    """One side of traffic: a pod."""
-    labelled = {"PodLabels": labels, "NamespaceLabels": namespace_labels, "Namespace": namespace}
-    return {"Internal": labelled, "IP": "10.0.0.1"}
-
-
-POD = within(HOME, OURS)
 
 
 def identity(made: dict[str, Any]) -> tuple[str, str, str]:
