@@ -17,11 +17,13 @@ from twisted.internet.task import deferLater
 
 from tests.integration.children import Child, start
 from tests.integration.kubernetes.cluster import Cluster, Pod
-from tests.integration.kubernetes.manifests import HOME, K8S, built
+from tests.integration.kubernetes.manifests import HOME, K8S, Manifests, built
 from tests.integration.mailserver import MailServer, listen
 from tests.integration.proxy import SOURCES, TENANTS, TWISTD, basic
 from tproxy.testing.certificates import Authority
 
+TELNET = shutil.which("telnet")
+NC = shutil.which("nc")
 HEALTH = 8080
 AUTHORITY = Authority.create()
 UNUSED = ("Deployment", "PodDisruptionBudget", "ConfigMap")
@@ -114,6 +116,13 @@ class Installation:
 
     async def start(self, name: str) -> Replica:
         """Start a replica; returns once it is ready."""
+        replica = await self.begin(name)
+        await replica.child.output.until(rb"listener\.opened")
+        await replica.pod.ready()
+        return replica
+
+    async def begin(self, name: str) -> Replica:
+        """Start a replica, and wait for nothing that it needs the API server for."""
         metadata = {**self.template["metadata"], "namespace": HOME, "name": name}
         await self.cluster.create({**self.template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata})
         pod = await self.cluster.place(HOME, name)
@@ -128,8 +137,6 @@ class Installation:
         await pod.ready(False)
         await self.until(lambda: replica.logged(event="start") or replica.child.output.end is not None)
         self.test.assertIsNone(replica.child.output.end, str(replica.child.output))
-        await replica.child.output.until(rb"listener\.opened")
-        await pod.ready()
         return replica
 
     async def _stop(self, replica: Replica) -> None:
@@ -147,3 +154,80 @@ class Installation:
                 return met
             await deferLater(reactor, 0.05)
         raise AssertionError("it did not come about in time")
+
+
+class Installed(Manifests):
+    """Tests of one installation: replicas in pods, workloads in others."""
+
+    if not (TELNET and NC):
+        skip = "there is no telnet or no nc: apt-get install telnet netcat-openbsd"
+
+    async def operate(self, overlay: str = "shared", **config: Any) -> None:
+        """Install it; `config` is what it is told beside the usual."""
+        self.installation = Installation(self, self.cluster, **config)
+        await self.installation.install(overlay)
+
+    async def apply(self, *resources) -> None:
+        await self.cluster.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, resources)))
+
+    async def available(self, namespace: str, name: str, wanted: str = "True") -> None:
+        where = ("-n", namespace, f"--for=condition=Available={wanted}", "--timeout=30s")
+        await self.cluster.kubectl("wait", f"destination/{name}", *where)
+
+    async def served(self, namespace: str, name: str, *tenants: str) -> None:
+        """Returns once the status says that these tenants are served, and no others."""
+
+        async def told() -> bool:
+            status = (await self.cluster.get("destination", name, "-n", namespace)).get("status", {})
+            return {row["subdomain"] for row in status.get("tenants", ()) if row["available"]} == set(tenants)
+
+        await self.installation.until(told)
+
+    async def condition(self, namespace: str, name: str) -> dict[str, Any]:
+        """The condition Available."""
+        found = await self.cluster.get("destination", name, "-n", namespace)
+        return {each["type"]: each for each in found["status"]["conditions"]}["Available"]
+
+    async def reason(self, namespace: str, name: str) -> str:
+        return (await self.condition(namespace, name))["reason"]
+
+    async def client(self, namespace: str) -> Pod:
+        client = await self.cluster.pod(namespace, "client")
+        self.addCleanup(client.end)
+        return client
+
+    def session(self, client: Pod, name: str, port: int = 993) -> Child:
+        """A workload that connects by name, as the documentation shows it."""
+        return start(self, client.command(TELNET, name, str(port)), self.cluster.folder, pty=True)
+
+    async def refused(self, client: Pod, name: str, port: int = 993) -> bool:
+        """Whether nothing answers by that name."""
+        child = start(self, client.command(NC, "-w", "2", name, str(port)), self.cluster.folder)
+        child.transport.closeStdin()
+        await child.output.closed()
+        return b"* " not in bytes(child.output)
+
+    async def services(self, namespace: str) -> set[str]:
+        return {each["metadata"]["name"] for each in (await self.cluster.get("services", "-n", namespace))["items"]}
+
+    async def gone(self, namespace: str, name: str) -> None:
+        async def told() -> bool:
+            return name not in await self.services(namespace)
+
+        await self.installation.until(told)
+
+    async def policy_ports(self, namespace: str) -> list[int]:
+        policies = (await self.cluster.get("networkpolicies", "-n", HOME))["items"]
+        return [
+            part["port"]
+            for policy in policies
+            if policy["metadata"].get("annotations", {}).get("tproxy/namespace") == namespace
+            for rule in policy["spec"]["ingress"]
+            for part in rule["ports"]
+        ]
+
+    async def until_served(self, client: Pod, name: str, port: int = 993) -> None:
+        async def answers() -> bool:
+            return not await self.refused(client, name, port)
+
+        await self.installation.until(answers)

@@ -2,77 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from tests.integration.children import Child, start
-from tests.integration.kubernetes.cluster import KubectlError, Pod
-from tests.integration.kubernetes.installation import Installation, resource
-from tests.integration.kubernetes.manifests import HOME, Manifests
-
-TELNET = shutil.which("telnet")
-NC = shutil.which("nc")
+from tests.integration.kubernetes.cluster import KubectlError
+from tests.integration.kubernetes.installation import Installed, resource
+from tests.integration.kubernetes.manifests import HOME
 
 
-class OperatorTests(Manifests):
+class OperatorTests(Installed):
     """One installation, replicas in pods, workloads in others."""
-
-    if not (TELNET and NC):
-        skip = "there is no telnet or no nc: apt-get install telnet netcat-openbsd"
 
     async def setUp(self):
         await super().setUp()
-        self.installation = Installation(self, self.cluster)
-        await self.installation.install()
-
-    async def apply(self, *resources) -> None:
-        await self.cluster.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, resources)))
-
-    async def available(self, namespace: str, name: str, wanted: str = "True") -> None:
-        where = ("-n", namespace, f"--for=condition=Available={wanted}", "--timeout=30s")
-        await self.cluster.kubectl("wait", f"destination/{name}", *where)
-
-    async def served(self, namespace: str, name: str, *tenants: str) -> None:
-        """Returns once the status says that these tenants are served, and no others."""
-
-        async def told() -> bool:
-            status = (await self.cluster.get("destination", name, "-n", namespace)).get("status", {})
-            return {row["subdomain"] for row in status.get("tenants", ()) if row["available"]} == set(tenants)
-
-        await self.installation.until(told)
-
-    async def reason(self, namespace: str, name: str) -> str:
-        found = await self.cluster.get("destination", name, "-n", namespace)
-        return {each["type"]: each["reason"] for each in found["status"]["conditions"]}["Available"]
-
-    async def client(self, namespace: str) -> Pod:
-        client = await self.cluster.pod(namespace, "client")
-        self.addCleanup(client.end)
-        return client
-
-    def session(self, client: Pod, name: str, port: int = 993) -> Child:
-        """A workload that connects by name, as the documentation shows it."""
-        return start(self, client.command(TELNET, name, str(port)), self.cluster.folder, pty=True)
-
-    async def refused(self, client: Pod, name: str, port: int = 993) -> bool:
-        """Whether nothing answers by that name."""
-        child = start(self, client.command(NC, "-w", "2", name, str(port)), self.cluster.folder)
-        child.transport.closeStdin()
-        await child.output.closed()
-        return b"* " not in bytes(child.output)
-
-    async def services(self, namespace: str) -> set[str]:
-        return {each["metadata"]["name"] for each in (await self.cluster.get("services", "-n", namespace))["items"]}
-
-    async def gone(self, namespace: str, name: str) -> None:
-        async def told() -> bool:
-            return name not in await self.services(namespace)
-
-        await self.installation.until(told)
+        await self.operate()
 
     async def test_session(self):
         """A Destination becomes a name under which a workload finds a session that is logged in; then it is deleted."""
@@ -104,16 +49,6 @@ class OperatorTests(Manifests):
             return "tproxy/released-at" in record["metadata"]["annotations"] and not await self.policy_ports("shop")
 
         await self.installation.until(released)
-
-    async def policy_ports(self, namespace: str) -> list[int]:
-        policies = (await self.cluster.get("networkpolicies", "-n", HOME))["items"]
-        return [
-            part["port"]
-            for policy in policies
-            if policy["metadata"].get("annotations", {}).get("tproxy/namespace") == namespace
-            for rule in policy["spec"]["ingress"]
-            for part in rule["ports"]
-        ]
 
     async def test_tenants(self):
         """Each tenant has a name; one that is added gets one, one that is removed loses it with its sessions."""
@@ -173,12 +108,6 @@ class OperatorTests(Manifests):
         self.installation.document("mail")
         await self.available("shop", "mail")
         await self.until_served(client, "mail")
-
-    async def until_served(self, client: Pod, name: str, port: int = 993) -> None:
-        async def answers() -> bool:
-            return not await self.refused(client, name, port)
-
-        await self.installation.until(answers)
 
     async def test_leader_lost(self):
         """When the leader dies, the other replica serves on, and leads soon."""
