@@ -290,7 +290,11 @@ class KubernetesCluster(MultiService):
             if error.reason is not Why.NOT_FOUND:
                 raise
             return True
-        return objects.labels(thing).get(MANAGED_NAMESPACE) != self._installation.namespace
+        managed = objects.labels(thing).get(MANAGED_NAMESPACE) == self._installation.namespace
+        store = self._namespaces.store("")
+        if managed and store is not None:
+            store.apply(Put(thing))
+        return not managed
 
     async def _released(self, port: int, mark: str) -> None:
         thing = await self._get(Sort.SERVICE, (self._installation.namespace, objects.service_name(port)))
