@@ -299,7 +299,7 @@ class KubernetesCluster(MultiService):
     async def _released(self, port: int, mark: str) -> None:
         thing = await self._get(Sort.SERVICE, (self._installation.namespace, objects.service_name(port)))
         there = thing and objects.read_port(thing)
-        if there and there.released is None and there.mark == mark:
+        if there and there.released is None and mark in ("", there.mark):
             raise OutdatedError(_refusal(f"port {port} is recorded after all"))
 
     async def _vacant(self, whose: ListenerKey, host: str) -> None:

@@ -30,7 +30,7 @@ class Unwanted:
 
 @frozen
 class Released:
-    """The API server says now that the port is no longer recorded as that key's."""
+    """The API server says now that the port is no longer recorded as that key's, or, without a mark, not at all."""
 
     port: int
     mark: str
