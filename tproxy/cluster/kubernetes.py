@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,19 @@ from tproxy.operator import objects
 from tproxy.operator.manifests import Name, Rejected, Resource, Status, parse, read_status, status_document
 from tproxy.operator.objects import COMPONENT, INSTALLATION, MANAGED_BY, MANAGED_NAMESPACE, ROLE, US, Role, Sort
 from tproxy.operator.plan import Snapshot
-from tproxy.operator.steps import Change, Create, Look, OutdatedError, Released, Remove, Tell, Unwanted, Vacant, Write
+from tproxy.operator.steps import (
+    Change,
+    Create,
+    Departed,
+    Look,
+    OutdatedError,
+    Released,
+    Remove,
+    Tell,
+    Unwanted,
+    Vacant,
+    Write,
+)
 
 log = Logger()
 
@@ -78,6 +91,7 @@ class KubernetesCluster(MultiService):
         self._watchers: list[Callable[[], None]] = []
         self._read: dict[Name, _Read] = {}
         self._leaving = False
+        self._departed_pods: deque[str] = deque(maxlen=100)
 
         namespace = self._installation.namespace
         ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
@@ -190,6 +204,8 @@ class KubernetesCluster(MultiService):
                     await self._released(port, mark)
                 case Vacant(whose, host):
                     await self._vacant(whose, host)
+                case Departed(pod, of):
+                    await self._departed(pod, of)
                 case _ if not self._election.leading:
                     raise OutdatedError(_refusal("this replica leads no more"))
                 case Create(sort, manifest):
@@ -307,6 +323,22 @@ class KubernetesCluster(MultiService):
         if thing is not None and objects.target(thing) == host:
             raise OutdatedError(_refusal(f"the Service {whose} leads to {host} still"))
 
+    async def _departed(self, pod: str, of: str) -> None:
+        if of in self._departed_pods:
+            return
+        namespace = self._installation.namespace
+        try:
+            thing = await self._client.get(PODS, (namespace, pod))
+        except APIError as error:
+            if error.reason is not Why.NOT_FOUND:
+                raise
+            self._departed_pods.append(of)
+            return
+        store = self._pods.store(namespace)
+        if uid(thing) == of and objects.labels(thing).get(COMPONENT) == US and store is not None:
+            store.apply(Put(thing))
+            raise OutdatedError(_refusal(f"the pod {pod} is there after all"))
+
     async def _get(self, sort: Sort, each: Key) -> Object | None:
         """An object as it is now, None where there is none; it is known from then on."""
         try:
@@ -407,6 +439,8 @@ def _words(action: Look | Write) -> str:
             return f"the status of the Destination {'/'.join(name)}"
         case Unwanted(whose) | Vacant(whose):
             return f"a look at what belongs to {whose}"
+        case Departed(pod):
+            return f"a look at the pod {pod}"
         case Released(port):
             return f"a look at the record of port {port}"
 

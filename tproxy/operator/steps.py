@@ -44,6 +44,14 @@ class Vacant:
     host: str
 
 
+@frozen
+class Departed:
+    """The API server says now that the pod is gone."""
+
+    pod: str
+    uid: str
+
+
 # A replica's own ports
 
 
@@ -100,7 +108,7 @@ class Tell:
     before: Status | None
 
 
-Look = Unwanted | Released | Vacant
+Look = Unwanted | Released | Vacant | Departed
 Write = Create | Change | Remove | Tell
 Serve = Open | Take | Rebind | Narrow | Close
 Step = Look | Write | Serve
