@@ -195,6 +195,10 @@ class _Leading:
         identity = self._there.identities[key.namespace, key.name]
         if key in self._observed.failures:
             return down(key, self._observed.failures[key])
+        looks: tuple[Step, ...] = ()
+        lost = objects.leads_to(self._there.names.get((key.namespace, key.service)), self._home)
+        if lost and lost not in self._there.ports:
+            looks = (Released(lost, objects.mark(key, identity.uid)),)
         note = objects.claim(key, identity.uid, self._there.now)
         found = self._ports.take(wanted.port or usual, (key.namespace, wanted.scope))
         if isinstance(found, Refusal):
@@ -204,7 +208,7 @@ class _Leading:
             step = Change(Sort.SERVICE, found.thing, {"metadata": {"annotations": note}})
         else:
             step = Create(Sort.SERVICE, objects.port_service(self._home, found, wanted.port or usual, note))
-        self._claims.append(Steps((key, record(self._home.namespace, found)), (step,)))
+        self._claims.append(Steps((key, record(self._home.namespace, found)), (*looks, step)))
         return None
 
     def _announced(self, wanted: _Wanted, port: Port, asked: int) -> bool:
