@@ -169,9 +169,16 @@ class Following(MultiService):
 
     def learn(self, sort: Sort, thing: Object) -> None:
         """The API server just said that this is there: known at once, if it is followed."""
-        store = self._store(sort, thing)
-        if store is not None and (sort is Sort.DESTINATION or objects.role(thing, self._installation)):
-            store.apply(Put(thing))
+        if sort is Sort.DESTINATION or objects.role(thing, self._installation):
+            _put(self._store(sort, thing), thing)
+
+    def learn_namespace(self, thing: Object) -> None:
+        """… that a namespace is to be served, where only some are."""
+        _put(self._namespaces.store(""), thing)
+
+    def learn_pod(self, thing: Object) -> None:
+        """… that a pod of ours is there."""
+        _put(self._pods.store(self._installation.namespace), thing)
 
     def forget(self, sort: Sort, thing: Object) -> None:
         """The API server just said that this is no longer there."""
@@ -185,3 +192,8 @@ class Following(MultiService):
         record = objects.role(thing, self._installation) is Role.PORT
         spread = spreads.get(sort, self._records if record else self._names)
         return spread.store(each[0])
+
+
+def _put(store: Store | None, thing: Object) -> None:
+    if store is not None:
+        store.apply(Put(thing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,17 +18,29 @@ from tproxy.cluster.api.objects import APIError, Key, Object, Query, Why, key, u
 from tproxy.cluster.api.recorder import Note, Recorder, Severity
 from tproxy.cluster.following import Following
 from tproxy.cluster.home import Home
-from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES
+from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES, PODS
 from tproxy.cluster.replicas import Peer, Replicas
 from tproxy.config import Config
 from tproxy.interfaces import IInstallation
 from tproxy.model import ListenerKey, Reason, Refusal, RefusedError, Stage
 from tproxy.operator import objects
 from tproxy.operator.manifests import Resource, Status
-from tproxy.operator.objects import MANAGED_NAMESPACE, Sort
+from tproxy.operator.objects import COMPONENT, MANAGED_NAMESPACE, US, Sort
 from tproxy.operator.plan import Snapshot
 from tproxy.operator.statuses import status_document
-from tproxy.operator.steps import Change, Create, Look, OutdatedError, Released, Remove, Tell, Unwanted, Vacant, Write
+from tproxy.operator.steps import (
+    Change,
+    Create,
+    Departed,
+    Look,
+    OutdatedError,
+    Released,
+    Remove,
+    Tell,
+    Unwanted,
+    Vacant,
+    Write,
+)
 
 LEASE = "tproxy"
 
@@ -66,6 +79,7 @@ class KubernetesCluster(MultiService):
         self._leaving = False
         self._following = Following(config, self._installation, client, clock, self._changed)
         Service.setServiceParent(self._following, self)
+        self._departed_pods: deque[str] = deque(maxlen=100)
         self._election = Election(
             leaser,
             (self._installation.namespace, LEASE),
@@ -134,6 +148,8 @@ class KubernetesCluster(MultiService):
                     await self._released(port, mark)
                 case Vacant(whose, host):
                     await self._vacant(whose, host)
+                case Departed(pod, of):
+                    await self._departed(pod, of)
                 case _ if not self._election.leading:
                     raise OutdatedError(_refusal("this replica leads no more"))
                 case Create(sort, manifest):
@@ -205,18 +221,36 @@ class KubernetesCluster(MultiService):
             if error.reason is not Why.NOT_FOUND:
                 raise
             return True
-        return objects.labels(thing).get(MANAGED_NAMESPACE) != self._installation.namespace
+        managed = objects.labels(thing).get(MANAGED_NAMESPACE) == self._installation.namespace
+        if managed:
+            self._following.learn_namespace(thing)
+        return not managed
 
     async def _released(self, port: int, mark: str) -> None:
         thing = await self._get(Sort.SERVICE, (self._installation.namespace, objects.service_name(port)))
         there = thing and objects.read_port(thing)
-        if there and there.released is None and there.mark == mark:
+        if there and there.released is None and mark in ("", there.mark):
             raise OutdatedError(_refusal(f"port {port} is recorded after all"))
 
     async def _vacant(self, whose: ListenerKey, host: str) -> None:
         thing = await self._get(Sort.SERVICE, (whose.namespace, whose.service))
         if thing is not None and objects.target(thing) == host:
             raise OutdatedError(_refusal(f"the Service {whose} leads to {host} still"))
+
+    async def _departed(self, pod: str, of: str) -> None:
+        if of in self._departed_pods:
+            return
+        namespace = self._installation.namespace
+        try:
+            thing = await self._client.get(PODS, (namespace, pod))
+        except APIError as error:
+            if error.reason is not Why.NOT_FOUND:
+                raise
+            self._departed_pods.append(of)
+            return
+        if uid(thing) == of and objects.labels(thing).get(COMPONENT) == US:
+            self._following.learn_pod(thing)
+            raise OutdatedError(_refusal(f"the pod {pod} is there after all"))
 
     async def _get(self, sort: Sort, each: Key) -> Object | None:
         """An object as it is now, None where there is none; it is known from then on."""
@@ -295,6 +329,8 @@ def _words(action: Look | Write) -> str:
             return f"the status of the Destination {'/'.join(name)}"
         case Unwanted(whose) | Vacant(whose):
             return f"a look at what belongs to {whose}"
+        case Departed(pod):
+            return f"a look at the pod {pod}"
         case Released(port):
             return f"a look at the record of port {port}"
 

@@ -30,7 +30,20 @@ from tproxy.operator.objects import Objects, Port, Sort, Thing, says
 from tproxy.operator.plan import Known, Observed
 from tproxy.operator.ports import USUAL_PORT, Bounds, Ports
 from tproxy.operator.statuses import status_document
-from tproxy.operator.steps import Change, Create, Remove, Step, Steps, Tell, Unwanted, Vacant, record, reference
+from tproxy.operator.steps import (
+    Change,
+    Create,
+    Departed,
+    Released,
+    Remove,
+    Step,
+    Steps,
+    Tell,
+    Unwanted,
+    Vacant,
+    record,
+    reference,
+)
 
 REST_SECONDS = 600.0
 """How long a released port rests before somebody else may get it."""
@@ -170,6 +183,10 @@ class _Leading:
         identity = self._there.identities[key.namespace, key.name]
         if key in self._observed.failures:
             return down(key, self._observed.failures[key])
+        looks: tuple[Step, ...] = ()
+        lost = objects.leads_to(self._there.names.get((key.namespace, key.service)), self._home)
+        if lost and lost not in self._there.ports:
+            looks = (Released(lost, objects.mark(key, identity.uid)),)
         note = desired.claim(key, identity.uid, self._there.now)
         found = self._ports.take(wanted.port or usual, (key.namespace, wanted.scope))
         if isinstance(found, Refusal):
@@ -179,7 +196,7 @@ class _Leading:
             step = Change(Sort.SERVICE, found.thing, {"metadata": {"annotations": note}})
         else:
             step = Create(Sort.SERVICE, desired.port_service(self._home, found, wanted.port or usual, note))
-        self._claims.append(Steps((key, record(self._home.namespace, found)), (step,)))
+        self._claims.append(Steps((key, record(self._home.namespace, found)), (*looks, step)))
         return None
 
     def _announced(self, wanted: _Wanted, port: Port, asked: int) -> bool:
@@ -278,7 +295,10 @@ class _Leading:
             elif not says(there, manifest) or self._opened[name] != self._ports.scopes[_whose(there)]:
                 step = _changed(Sort.POLICY, there, manifest)
             if step is not None:
-                yield Steps((reference(Sort.POLICY, self._home.namespace, name),), (step,))
+                kept = self._ports.scopes.get(_whose(there), ()) if there else ()
+                lost = set(self._opened.get(name, ())).difference(kept, self._there.ports)
+                looks = (Released(port, "") for port in sorted(lost))
+                yield Steps((reference(Sort.POLICY, self._home.namespace, name),), (*looks, step))
 
     def _slices_of(self, port: Port) -> list[Thing]:
         names = (objects.slice_name(port.port, family) for family in ("IPv4", "IPv6"))
@@ -297,7 +317,15 @@ class _Leading:
                 if there is None:
                     yield Steps((where,), (Create(Sort.SLICE, manifest),))
                 elif _belongs(there, port.thing["metadata"]["uid"]) and not says(there, manifest):
-                    yield Steps((where,), (Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]}),))
+                    step = Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]})
+                    yield Steps((where,), (*self._departed(there), step))
+
+    def _departed(self, there: Thing) -> Iterator[Departed]:
+        """Looks at the pods in a slice that are not known any more."""
+        known = {replica.uid for replica in self._there.replicas}
+        for pod in (each.get("targetRef") or {} for each in objects.endpoints(there)):
+            if pod and pod["uid"] not in known:
+                yield Departed(pod["name"], pod["uid"])
 
     def _released(self) -> Iterator[Steps]:
         """Ports that nobody wants any more."""

@@ -246,6 +246,13 @@ def target(named: Thing | None) -> str:
     return str((named or {}).get("spec", {}).get("externalName", ""))
 
 
+def leads_to(named: Thing | None, installation: Installation) -> int:
+    """The port of ours that an ExternalName leads to, or 0."""
+    service, _, rest = target(named).partition(".")
+    found = PORT_SERVICE.fullmatch(service)
+    return int(found[1]) if found and installation.host(int(found[1])) == f"{service}.{rest}" else 0
+
+
 def endpoints(thing: Thing) -> Sequence[Thing]:
     """The endpoints of a slice."""
     return thing.get("endpoints") or ()

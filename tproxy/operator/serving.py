@@ -88,8 +88,8 @@ class _Serving:
 
 
 def _unrecorded(there: Listening) -> list[Step]:
-    closed = _closed(there, "its record is gone")
-    return [Released(there.port, _mark(there)), *closed] if there.binding.claimed else closed
+    whose = _mark(there) if there.binding.claimed else ""
+    return [Released(there.port, whose), *_closed(there, "its record is gone")]
 
 
 def _closed(there: Listening | None, reason: str) -> list[Step]:

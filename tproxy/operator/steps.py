@@ -30,7 +30,7 @@ class Unwanted:
 
 @frozen
 class Released:
-    """The API server says now that the port is no longer recorded as that key's."""
+    """The API server says now that the port is no longer recorded as that key's, or, without a mark, not at all."""
 
     port: int
     mark: str
@@ -42,6 +42,14 @@ class Vacant:
 
     key: ListenerKey
     host: str
+
+
+@frozen
+class Departed:
+    """The API server says now that the pod is gone."""
+
+    pod: str
+    uid: str
 
 
 # A replica's own ports
@@ -100,7 +108,7 @@ class Tell:
     before: Status | None
 
 
-Look = Unwanted | Released | Vacant
+Look = Unwanted | Released | Vacant | Departed
 Write = Create | Change | Remove | Tell
 Serve = Open | Take | Rebind | Narrow | Close
 Step = Look | Write | Serve

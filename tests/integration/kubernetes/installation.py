@@ -114,27 +114,31 @@ class Installation:
         draft.rename(path)
         return path
 
-    async def start(self, name: str) -> Replica:
+    async def start(self, name: str, program: str = TWISTD) -> Replica:
         """Start a replica; returns once it is ready."""
-        replica = await self.begin(name)
+        replica = await self.begin(name, program)
         await replica.child.output.until(rb"listener\.opened")
         await replica.pod.ready()
         return replica
 
-    async def begin(self, name: str) -> Replica:
+    async def begin(self, name: str, program: str = TWISTD) -> Replica:
         """Start a replica, and wait for nothing that it needs the API server for."""
         metadata = {**self.template["metadata"], "namespace": HOME, "name": name}
         await self.cluster.create({**self.template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata})
         pod = await self.cluster.place(HOME, name)
         self.test.addCleanup(pod.end)
+        await pod.ready(False)
+        return await self.run(pod, program)
+
+    async def run(self, pod: Pod, program: str = TWISTD) -> Replica:
+        """Start the process of a replica, for the first time or again."""
         file = self.folder / "tproxy.yaml"
         file.write_text(yaml.safe_dump(self.configuration))
-        told = {"POD_NAME": name, "POD_NAMESPACE": HOME, "POD_IP": pod.address, "PYTHONPATH": os.fspath(SOURCES)}
-        command = pod.command(sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tproxy", "--config", file)
+        told = {"POD_NAME": pod.name, "POD_NAMESPACE": HOME, "POD_IP": pod.address, "PYTHONPATH": os.fspath(SOURCES)}
+        command = pod.command(sys.executable, "-c", program, "-n", "--pidfile=", "tproxy", "--config", file)
         replica = Replica(pod, start(self.test, command, self.folder, env=told))
         self.replicas.append(replica)
         self.test.addCleanup(self._stop, replica)
-        await pod.ready(False)
         await self.until(lambda: replica.logged(event="start") or replica.child.output.end is not None)
         self.test.assertIsNone(replica.child.output.end, str(replica.child.output))
         return replica
