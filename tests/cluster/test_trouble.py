@@ -181,10 +181,11 @@ class TroubleTests(StandInTestCase):
     def test_expired(self):
         """Where history is forgotten, all is listed again."""
         self.server.silence()
+        self.apply("unseen")
         self.server.expire()
-        self.pass_time(1)
-        self.unharmed()
-        self.resumes()
+        self.pass_time(10)
+        self.assertIn("unseen", self.names())
+        self.unharmed_but_policies()
 
     def test_busy(self):
         """Where there are too many requests, all is done later."""
@@ -240,6 +241,24 @@ class TroubleTests(StandInTestCase):
         self.server.storage.short = set()
         self.pass_time(20)
         self.unharmed(f"{kind.name} without {missing}")
+
+    def test_departed(self):
+        """A pod that is gone leaves the slices; so does one whose name another one has by now."""
+        for replaced in (False, True):
+            before = self.pods()
+            self.assertEqual(1, len(before))
+            self.server.delete(PODS, HOME, "tproxy-1")
+            if not replaced:
+                self.pass_time(5)
+                self.assertEqual(set(), self.pods())
+            self.server.create(PODS, HOME, "tproxy-1", labels={COMPONENT: US})
+            self.ready("tproxy-1", ADDRESS)
+            self.pass_time(5)
+            self.assertEqual((1, set()), (len(self.pods()), self.pods() & before))
+
+    def pods(self):
+        """The pods in slices, by their uids."""
+        return {each["targetRef"]["uid"] for thing in self.all(SLICES).values() for each in thing["endpoints"]}
 
     def test_unknown(self):
         """An API that doesn't know the kind of resources for a while takes nothing away."""
