@@ -325,7 +325,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(self.wrong(both), "14: cluster.kubernetes: is there beside cluster.local; keep one of the two")
         self.assertEqual(
             self.wrong(IN_CLUSTER.replace("port: 8080", "port: 0")),
-            "13: config.health.port: is needed in a cluster: replicas ask each other there what they serve",
+            "12: config.health.port: is needed in a cluster: replicas ask each other there what they serve",
         )
 
     def test_empty(self):
