@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -165,8 +165,11 @@ class Operator(Service):
         )
         serving = serve(observed)
         for steps in serving:
-            self._begin(steps)
+            if self._free(steps):
+                self._begin(steps)
         self._queue = deque(lead(observed, self._bounds))
+        planned = {subject for steps in (*serving, *self._queue) for subject in steps.subjects}
+        self._pauses.keep(planned.union(self._pauses.resting, self._busy))
         self._write()
         self._caught_up |= self._descriptions.complete and not any(self._free(steps) for steps in serving)
         took = self._clock.seconds() - began
@@ -191,21 +194,11 @@ class Operator(Service):
             self._write()
 
     def _begin(self, steps: Steps) -> Deferred[None]:
-        done: Deferred[None] = Deferred()
-        if not self._free(steps):
-            return done
         self._busy.update(steps.subjects)
         running = Deferred.fromCoroutine(self._take(steps))
         self._running.add(running)
-
-        def ended(result: object) -> None:
-            self._running.discard(running)
-            if isinstance(result, Failure):
-                log.failure("steps were left undone", result, event="actions.undone")
-            done.callback(None)
-
-        running.addBoth(ended)
-        return done
+        running.addErrback(lambda failure: log.failure("steps were left undone", failure, event="actions.undone"))
+        return running.addCallback(lambda _: self._running.discard(running))
 
     async def _take(self, steps: Steps) -> None:
         """Take steps, up to the first that fails."""
@@ -213,8 +206,6 @@ class Operator(Service):
         try:
             for step in steps.steps:
                 await maybeDeferred(self._perform, step).addTimeout(PERFORM_SECONDS, self._clock)
-        except CancelledError:
-            raise
         except Exception:
             self._failed(steps, Failure())
         else:

@@ -64,6 +64,11 @@ class Pauses(Generic[T]):
     def __contains__(self, what: object) -> bool:
         return what in self._calls
 
+    @property
+    def resting(self) -> Set[T]:
+        """What rests now."""
+        return self._calls.keys()
+
     def rest(self, what: T) -> float:
         """It failed: gives the seconds that it rests."""
         self._cancel(what)

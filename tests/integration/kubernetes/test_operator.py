@@ -29,7 +29,7 @@ for line in sys.stdin:
                     print(name, connected, time.monotonic())
                     break
         except OSError:
-            pass
+            time.sleep(0.005)
         if not said:
             print(name, "asked")
             said = True
