@@ -89,7 +89,7 @@ class KubernetesCluster(MultiService):
         self._pods = self._spread(Query(PODS, labels=f"{COMPONENT}={US}"), namespace)
         self._all = config.managed_namespaces_mode == "all"
         self._namespaces = Spread(
-            client, Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}"), clock, self._managed
+            client, Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}"), clock, self._changed
         )
         if self._all:
             self._destinations.follow([""])
@@ -127,6 +127,11 @@ class KubernetesCluster(MultiService):
 
     def observe(self) -> Snapshot | None:
         """What is there, as far as we were told; None until everything was listed once."""
+        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        if not self._all:
+            managed = {name for _, name in self._namespaces.objects}
+            self._destinations.follow(managed)
+            self._names.follow(managed.union(port.holder.namespace for port in ports if port.holder))
         followed = [self._records, self._slices, self._policies, self._pods]
         followed += [self._destinations, self._names] if self._all else [self._namespaces]
         if any(each.unseen for each in followed):
@@ -142,10 +147,6 @@ class KubernetesCluster(MultiService):
                     statuses[name] = status
         for name in self._read.keys() - identities.keys():
             del self._read[name]
-        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
-        if not self._all:  # names are looked for where there may be some still, too
-            left = {port.holder.namespace for port in ports if port.holder}
-            self._names.follow(left.union(name for _, name in self._namespaces.objects))
         unseen = frozenset() if self._all else self._destinations.unseen | self._names.unseen
         there = objects.Objects(
             self._installation,
@@ -220,10 +221,6 @@ class KubernetesCluster(MultiService):
     def _changed(self) -> None:
         for watcher in self._watchers:
             watcher()
-
-    def _managed(self) -> None:
-        self._destinations.follow(name for _, name in self._namespaces.objects)
-        self._changed()
 
     def _resource(self, name: Name, thing: Object) -> Resource | Rejected | None:
         """What a resource asks for: read once for each version of it."""
