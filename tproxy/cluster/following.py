@@ -78,19 +78,15 @@ class Following(MultiService):
             self._names.follow([""])
         else:
             managed = Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}")
-            self._namespaces = self._spread(managed, "", self._managed)
+            self._namespaces = self._spread(managed, "")
             self._always.append(self._namespaces)
 
-    def _spread(self, query: Query, namespace: str | None = None, changed: Callable[[], None] | None = None) -> Spread:
-        spread = Spread(self._client, query, self._clock, changed or self._changed)
+    def _spread(self, query: Query, namespace: str | None = None) -> Spread:
+        spread = Spread(self._client, query, self._clock, self._changed)
         if namespace is not None:
             spread.follow([namespace])
         Service.setServiceParent(spread, self)
         return spread
-
-    def _managed(self) -> None:
-        self._destinations.follow(name for _, name in self._namespaces.objects)
-        self._changed()
 
     # what is known
 
@@ -102,6 +98,11 @@ class Following(MultiService):
         @param address: where listeners listen
         @param now: seconds of the epoch
         """
+        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        if not self.everywhere:  # names are looked for where there may be some still, too
+            managed = {name for _, name in self._namespaces.objects}
+            self._destinations.follow(managed)
+            self._names.follow(managed.union(port.holder.namespace for port in ports if port.holder))
         if any(each.unseen for each in self._always):
             return None
         resources: list[Resource | Rejected] = []
@@ -117,10 +118,6 @@ class Following(MultiService):
                     statuses[name] = status
         for name in self._read.keys() - self._destinations.objects.keys():
             del self._read[name]
-        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
-        if not self.everywhere:  # names are looked for where there may be some still, too
-            left = {port.holder.namespace for port in ports if port.holder}
-            self._names.follow(left.union(name for _, name in self._namespaces.objects))
         there = objects.Objects(
             self._installation,
             identities,
