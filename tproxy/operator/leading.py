@@ -37,6 +37,13 @@ REST_SECONDS = 600.0
 PATIENCE_SECONDS = 10.0
 """How long nothing is told of a port that was claimed and is not served yet."""
 
+_SOMEBODY_ELSES = Refusal(
+    Stage.ACCEPT,
+    Reason.NAME_ALREADY_PRESENT,
+    "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
+    "rename the Destination, or remove that Service",
+)
+
 USUAL_PORT = 993
 """The port for which there are always spares."""
 
@@ -475,12 +482,6 @@ _NOBODY = Refusal(
     Reason.PORT_NOT_AVAILABLE,
     "no replica listens on its port yet",
     "see that the pods of tproxy are ready, and that they reach each other's health port",
-)
-_SOMEBODY_ELSES = Refusal(
-    Stage.ACCEPT,
-    Reason.NAME_ALREADY_PRESENT,
-    "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
-    "rename the Destination, or remove that Service",
 )
 
 
