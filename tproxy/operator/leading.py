@@ -34,15 +34,15 @@ from tproxy.operator.steps import Change, Create, Remove, Step, Steps, Tell, Unw
 REST_SECONDS = 600.0
 """How long a released port rests before somebody else may get it."""
 
-PATIENCE_SECONDS = 10.0
-"""How long nothing is told of a port that was claimed and is not served yet."""
-
 _SOMEBODY_ELSES = Refusal(
     Stage.ACCEPT,
     Reason.NAME_ALREADY_PRESENT,
     "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
     "rename the Destination, or remove that Service",
 )
+
+PATIENCE_SECONDS = 10.0
+"""How long nothing is told of a port that was claimed and is not served yet."""
 
 USUAL_PORT = 993
 """The port for which there are always spares."""
