@@ -48,6 +48,13 @@ from tproxy.operator.steps import (
 REST_SECONDS = 600.0
 """How long a released port rests before somebody else may get it."""
 
+_SOMEBODY_ELSES = Refusal(
+    Stage.ACCEPT,
+    Reason.NAME_ALREADY_PRESENT,
+    "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
+    "rename the Destination, or remove that Service",
+)
+
 PATIENCE_SECONDS = 10.0
 """How long nothing is told of a port that was claimed and is not served yet."""
 
@@ -431,10 +438,4 @@ _LEFT_OVER = Refusal(
     Reason.SERVICE_REFUSED,
     "the Service belongs to a resource that is gone, and is not collected yet",
     "see that the cluster's garbage collector runs, or remove the Service",
-)
-_SOMEBODY_ELSES = Refusal(
-    Stage.ACCEPT,
-    Reason.NAME_ALREADY_PRESENT,
-    "there is a Service of that name already, which has tproxy's labels, but belongs to no Destination",
-    "rename the Destination, or remove that Service",
 )

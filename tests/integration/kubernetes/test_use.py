@@ -72,7 +72,7 @@ class ChangeTests(Installed):
         self.assertEqual([each + 1 for each in generations(second)], generations(third))
         self.assertEqual(transitions(second), transitions(third))
         self.assertEqual(second["observedTenants"], third["observedTenants"])
-        self.assertEqual(["Normal ConfigurationSuccessful"], await self.told("mail"))
+        self.assertEqual(["Normal ConfigurationSuccessful"], await self.events("mail"))
 
         documents[1].unlink()
         await self.available("shop", "mail", "False")
@@ -83,7 +83,7 @@ class ChangeTests(Installed):
         self.installation.document("mail", "initech")
         await self.wait("mail", "initech")
         missing = "Warning ConfigurationError-ReferencedDestination-NotFound"
-        self.assertEqual({"Normal ConfigurationSuccessful", missing}, set(await self.told("mail")))
+        self.assertEqual({"Normal ConfigurationSuccessful", missing}, set(await self.events("mail")))
 
         await self.cluster.kubectl("delete", "destination", "mail", "-n", "shop")
         await self.apply(resource("shop", "post", "initech", port=2143, destination="mail"))
@@ -92,7 +92,7 @@ class ChangeTests(Installed):
         await self.until_served(client, "post-initech", 2143)
         self.assertTrue(await self.refused(client, "mail-initech", 2143))
 
-    async def told(self, name: str) -> list[str]:
+    async def events(self, name: str) -> list[str]:
         """Type and reason of a Destination's Events, as `kubectl get events` shows them."""
         shown = await self.cluster.kubectl("get", "events", "-n", "shop")
         rows = (line.split() for line in shown.splitlines()[1:])
