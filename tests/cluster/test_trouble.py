@@ -147,7 +147,7 @@ class TroubleTests(StandInTestCase):
     def unharmed(self, after=""):
         """Nothing that was there was closed, deleted or released, nobody was put out, and all is written as it was."""
         self.assertEqual([], [port.port for port in self.opened if port.stopped is not None], after)
-        self.assertEqual([], [port for port in self.ports if port.factory.revoked])
+        self.assertEqual([], [port for port in self.opened if port.factory.revoked])
         deleted = {(each.namespace, each.name) for each in self.server.asked if each.verb == "delete"}
         self.assertEqual(set(), deleted & {each[1:] for each in self.before}, after)
         there = self.written()
