@@ -245,6 +245,9 @@ class OperatorTests(Installed):
     async def test_time(self):
         """With spares, a Destination answers by its name within a moment of its creation."""
         await self.namespace("shop")
+        names = [f"mail-{number}" for number in range(20)]
+        for name in names:
+            self.installation.document(name)
         await self.installation.start("tproxy-1")
         client = await self.client("shop")
         probe = start(self, client.command(sys.executable, "-uc", PROBE), self.cluster.folder)
@@ -252,9 +255,7 @@ class OperatorTests(Installed):
         api = connect(access, reactor, Clock(reactor))
         self.addCleanup(api.close)
         times = []
-        for number in range(20):
-            name = f"mail-{number}"
-            self.installation.document(name)
+        for name in names:
             await deferLater(reactor, 0.5)
             probe.transport.write(f"{name}.shop\n".encode())
             await probe.output.until(rb"%s.shop asked\n" % name.encode())
