@@ -1,1 +1,1 @@
-"""What operators see: logs."""
+"""What operators see: logs, checks, health and metrics."""
