@@ -7,12 +7,12 @@ what a dead run left behind can be found, and is removed when the next run start
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import suppress
 from ipaddress import IPv4Network
 from itertools import islice
@@ -144,7 +144,15 @@ def _remove_namespace(name: str) -> None:
         while pids := run(IP, "netns", "pids", name).split():
             for pid in pids:
                 with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            time.sleep(0.02)
+                    _end(int(pid))
         run(IP, "netns", "delete", name)
     shutil.rmtree(ETC / name, ignore_errors=True)
+
+
+def _end(pid: int) -> None:
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [])
+    finally:
+        os.close(process)
