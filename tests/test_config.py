@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy import config
-from tproxy.config import Config, ConfigError, Limits, Local, PathKind, Security, Window
+from tproxy.config import Config, ConfigError, Kubernetes, Limits, Local, PathKind, Security, Window
 from tproxy.instances import DirectoryInstance
 
 FILE = Path("/etc/tproxy/tproxy.yaml")
@@ -77,6 +77,30 @@ cluster:
     allowRemote: true
 """
 
+IN_CLUSTER = """\
+config:
+  coexist: true
+  clusterDomain: cluster.example
+  integration:
+    destinationService:
+      instances:
+        - name: local
+          directory: destinations
+  limits:
+    listeners: 500
+  health:
+    port: 8080
+cluster:
+  kubernetes:
+    namespace: mail-proxy
+    podName: tproxy-1
+    podAddress: 10.0.0.9
+    kubeconfig: kubeconfig
+    context: tests
+    spares: 3
+    drainSeconds: 20
+"""
+
 EXPECTED = Config(
     tenant_mode="shared",
     instances=(
@@ -120,6 +144,21 @@ class ParseTests(SynchronousTestCase):
         """Every key has its effect."""
         self.assertEqual(config.parse(FULL, FILE), EXPECTED)
 
+    def test_in_cluster(self):
+        """A cluster takes the place of a folder; nothing need be said of it."""
+        found = config.parse(IN_CLUSTER, FILE)
+        self.assertEqual(
+            found.kubernetes,
+            Kubernetes("mail-proxy", "tproxy-1", "10.0.0.9", FOLDER / "kubeconfig", "tests", "cluster.example", 3, 20),
+        )
+        self.assertEqual((found.coexist, found.limits.listeners), (True, 500))
+        self.assertIn(("cluster.kubernetes.kubeconfig", FOLDER / "kubeconfig", PathKind.FILE), config.paths(found))
+        self.assertEqual(config.loosened(found), ())
+        with self.assertRaisesRegex(ConfigError, "this needs cluster.local.directory"):
+            self.assertIsNone(found.folder)
+        bare = IN_CLUSTER[: IN_CLUSTER.index("  kubernetes:")] + "  kubernetes: {}\n"
+        self.assertEqual(config.parse(bare, FILE).kubernetes, Kubernetes(domain="cluster.example"))
+
     def test_defaults(self):
         """What may be left out has a safe default."""
         self.assertEqual(
@@ -135,7 +174,7 @@ class ParseTests(SynchronousTestCase):
     def test_full_has_every_key(self):
         """The example of this test leaves no key out, so that none is accepted without an effect."""
         for key in config.KEYS:
-            self.assertIn(f"{key.path.rpartition('.')[2]}:", FULL)
+            self.assertIn(f"{key.path.rpartition('.')[2]}:", FULL + IN_CLUSTER)
 
     def test_levels(self):
         """The levels of existing installations, in any case."""
@@ -279,6 +318,15 @@ class ErrorTests(SynchronousTestCase):
             with self.subTest(mistaken=mistaken):
                 self.assertIn(right, FULL)
                 self.assertEqual(self.wrong(FULL.replace(right, mistaken, 1)), message)
+
+    def test_cluster(self):
+        """There is one cluster, whose replicas can ask each other."""
+        both = IN_CLUSTER + "  local:\n    directory: resources\n"
+        self.assertEqual(self.wrong(both), "14: cluster.kubernetes: is there beside cluster.local; keep one of the two")
+        self.assertEqual(
+            self.wrong(IN_CLUSTER.replace("port: 8080", "port: 0")),
+            "12: config.health.port: is needed in a cluster: replicas ask each other there what they serve",
+        )
 
     def test_empty(self):
         """A file that says nothing lacks what is required."""

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
+from tproxy.operator.manifests import SUCCESS, condition_reason
 from tproxy.operator.plan import Snapshot
 from tproxy.ops.logs import FIELDS
 from tproxy.ops.metrics import Measures, Usage
@@ -125,6 +126,16 @@ class OperateGuideTests(SynchronousTestCase):
     def test_fields(self) -> None:
         """Every field of a log line is explained."""
         self.assertEqual(set(), set(FIELDS) - self.explained)
+
+
+class KubernetesGuideTests(SynchronousTestCase):
+    """docs/kubernetes.md leaves no condition unexplained."""
+
+    def test_reasons(self) -> None:
+        """Every reason that a condition may have is in the table, and none that it can't have."""
+        table = (TREE / "docs" / "kubernetes.md").read_text().partition("| reason | cause |")[2].partition("\n\n")[0]
+        reasons = {condition_reason(reason) for reason in Reason} | {SUCCESS, "ServiceCreationFailed"}
+        self.assertEqual(reasons, set(re.findall(r"^\| `([A-Za-z0-9-]+)` \|", table, re.MULTILINE)))
 
 
 class LinkTests(SynchronousTestCase):

@@ -15,7 +15,8 @@ from tests.logs import logged
 from tests.ports import Endpoint, Port, Sessions
 from tproxy import listeners
 from tproxy.listeners import Listeners
-from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, RefusedError, Tenant
+from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, RefusedError, Tenant, spare
+from tproxy.operator.objects import mark
 from tproxy.operator.plan import Listening
 
 KEY = ListenerKey("shop", "mail", Tenant("acme"))
@@ -78,6 +79,26 @@ class ListenersTests(SynchronousTestCase):
         self.listeners.rebind(OTHER)
         self.assertEqual((port.factory.binding, port.factory.revoked, port.stopped), (OTHER, [], None))
         self.assertEqual(self.listeners.listening, {KEY: Listening(OTHER, 4000)})
+
+    def test_take(self):
+        """A spare becomes somebody's: the same port, known by another key."""
+        port = self.open(spare(4000))
+        self.assertEqual({4000: ""}, self.listeners.marks)
+        claimed = evolve(BINDING, owner="uid-1")
+        with logged(listeners.log) as logs:
+            self.listeners.take(spare(4000).key, claimed)
+        self.assertEqual((port.factory.binding, port.factory.revoked, port.stopped), (claimed, [], None))
+        self.assertEqual(self.listeners.listening, {KEY: Listening(claimed, 4000)})
+        self.assertEqual(self.listeners.marks, {4000: mark(KEY, "uid-1")})
+        self.assertEqual([(each["event"], each["port"]) for each in logs], [("listener.taken", 4000)])
+
+    def test_narrow(self):
+        """A narrower scope ends the sessions, and the port stays open."""
+        port = self.open()
+        narrowed = evolve(BINDING, scope="namespaced")
+        self.listeners.narrow(narrowed, "the scope was narrowed")
+        self.assertEqual(port.factory.revoked, ["the scope was narrowed"])
+        self.assertEqual((port.factory.binding, port.stopped), (narrowed, None))
 
     def test_move(self):
         """A listener that moves opens the new port first, then closes the old one; its sessions live on."""

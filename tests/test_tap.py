@@ -24,10 +24,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.test_cli import folder
 from tproxy.assembly import configured
+from tproxy.cluster.kubernetes import KubernetesCluster
 from tproxy.cluster.local import LocalCluster
+from tproxy.cluster.secrets import Secrets
 from tproxy.config import ConfigError
 from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
+from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops.logs import LineObserver
 from tproxy.ops.pages import HTTPPort
@@ -228,6 +231,45 @@ class Composition(SynchronousTestCase):
         self.assertEqual(
             [(each[0], each[3]) for each in reactor.tcpServers], [(8080, "127.0.0.1"), (9494, "127.0.0.2")]
         )
+
+    def test_in_cluster(self) -> None:
+        """In a cluster the operator comes last and ends first; Secrets come before the destinations that need them."""
+        root = folder(self.mktemp())
+        authority = Authority.create()
+        (root / "ca.pem").write_text(authority.pem)
+        user = {"name": "me", "user": {"token": "secret"}}
+        cluster = {"server": "https://127.0.0.1:6443", "certificate-authority": "ca.pem"}
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [user],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "me"}}],
+            "current-context": "x",
+        }
+        (root / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        said = yaml.safe_load((root / "config.yaml").read_text())
+        said["config"] |= {"health": {"port": 8080}}
+        instances = said["config"]["integration"]["destinationService"]["instances"]
+        instances.append({"name": "btp", "serviceCredentials": {"secretName": "key"}})
+        said["cluster"] = {"kubernetes": {"kubeconfig": "kubeconfig"}}
+        (root / "config.yaml").write_text(yaml.safe_dump(said))
+        proxy = service(configured(str(root / "config.yaml")), twistd("-n"), MemoryReactorClock())
+        self.assertEqual(
+            [HTTPPort, Farewell, Secrets, Store, TrustRefresh, KubernetesCluster, Operator],
+            [type(part) for part in proxy],
+        )
+
+    def test_no_cluster(self) -> None:
+        """Outside of a pod, and without a kubeconfig, it is said what is missing."""
+        root = folder(self.mktemp())
+        said = yaml.safe_load((root / "config.yaml").read_text())
+        said["config"] |= {"health": {"port": 8080}}
+        said["cluster"] = {"kubernetes": {}}
+        (root / "config.yaml").write_text(yaml.safe_dump(said))
+        config = configured(str(root / "config.yaml"))
+        error = self.assertRaises(ConfigError, service, config, twistd("-n"), MemoryReactorClock())
+        self.assertIn("run in a pod, or give a kubeconfig", str(error))
 
     def test_made_by_a_runner(self) -> None:
         """What twistd and twist call."""

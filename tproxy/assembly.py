@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 import tproxy.protocols
 from tproxy.config import Config, ConfigError, PathKind, parse, paths
-from tproxy.destinations.build import build
+from tproxy.destinations.build import Secrets, build
 from tproxy.destinations.store import Store
 from tproxy.document import Rules
 from tproxy.interfaces import IProtocolPlugin
@@ -123,8 +123,13 @@ class Parts:
         return {name: plugin.default_port for name, plugin in self.plugins.items()}
 
 
-def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int]] = tuple) -> Parts:
-    """Make the parts; `own_ports` are those that this process listens on. Raises ConfigError."""
+def assemble(
+    config: Config, reactor: Any, own_ports: Callable[[], Container[int]] = tuple, secrets: Secrets | None = None
+) -> Parts:
+    """Make the parts; `own_ports` are those that this process listens on. Raises ConfigError.
+
+    @param secrets: reads Kubernetes Secrets; None where there is no cluster
+    """
     clock = Clock(reactor)
     plugins = by_name(getPlugins(IProtocolPlugin, tproxy.protocols))
     guard = Guard(config.security.allowed_networks, own_ports)
@@ -138,4 +143,4 @@ def assemble(config: Config, reactor: Any, own_ports: Callable[[], Container[int
         provider_subdomain=config.provider_subdomain,
         is_loopback=guard.loopback,
     )
-    return Parts(config, clock, plugins, trust, connector, build(config, rules, connector, clock, time.time))
+    return Parts(config, clock, plugins, trust, connector, build(config, rules, connector, clock, time.time, secrets))

@@ -8,21 +8,23 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-from attrs import asdict
+from attrs import asdict, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.logger import globalLogBeginner
 
-from tproxy.assembly import assemble, configured, release
+from tproxy.assembly import Clock, assemble, configured, release
 from tproxy.cluster.folder import Folder
 from tproxy.cluster.state import read_state
+from tproxy.cluster.view import View, ViewError, view
 from tproxy.config import Config, ConfigError
 from tproxy.model import Offered, RefusedError, Secret, Tenant
+from tproxy.operator.listing import Row, listing
 from tproxy.operator.manifests import ListenerStatus, Rejected, Resource, parse
 from tproxy.ops.check import Checker, Step, find
 from tproxy.ops.logs import LineObserver, escaped
@@ -46,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
         "check",
         help="log in to one destination and say how each step went",
         description="Walks to a destination's mail server as the proxy would: resolve, DNS, connect, TLS, greeting, "
-        "login, one harmless command. Prints each step with its time, and for a failure the likely cause and what "
-        "to change. Exit status 0 if all is well, 1 if not.",
+        "login, one harmless command. The walk starts here, on this machine: what only the pods of a cluster can reach "
+        "may be out of reach. Prints each step with its time, and for a failure the likely cause and what to change. "
+        "Exit status 0 if all is well, 1 if not.",
     )
     check.add_argument("name", metavar="NAME", help="a Destination resource, or a destination of the default instance")
     check.add_argument("--namespace", metavar="NS", help="where the resource is, if its name is in several namespaces")
@@ -64,14 +67,23 @@ def parser() -> argparse.ArgumentParser:
     ls = commands.add_parser(
         "ls",
         help="list the listeners",
-        description="Lists name, tenant, address and state of every listener, as the proxy has written them down. "
-        "Connects to nothing.",
+        description="Lists name, tenant, address and state of every listener, as the proxy has written them down; in a "
+        "cluster the names as workloads use them, with the port to connect to and the port of tproxy's pods that it "
+        "leads to. Connects to nothing but an API server.",
     )
+    ls.add_argument("--namespace", metavar="NS", help="those of one namespace alone")
     ls.set_defaults(run=run_ls)
 
     for command in (check, ls):
         command.add_argument("--config", metavar="FILE", required=True, help="the configuration: one YAML file")
         command.add_argument("--json", action="store_true", help="print JSON, for machines")
+        command.add_argument(
+            "--kubeconfig",
+            metavar="FILE",
+            help="how to reach the cluster, where the configuration has cluster.kubernetes; without it what that says, "
+            "in a pod its service account, else the usual kubeconfig",
+        )
+        command.add_argument("--context", metavar="CONTEXT", help="a context of the kubeconfig; without it the current")
 
     commands.add_parser("demo", help="run a mail server and a proxy in front of it, to try")
     return top
@@ -97,10 +109,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_check(options: argparse.Namespace) -> None:
     """`tproxy check NAME`."""
-    config = configured(options.config)
+    config = settings(options)
     offered = offer(options.user, options.credential)
+    run(lambda reactor: _check(reactor, config, options, offered, seen(reactor, config, options)))
+
+
+def settings(options: argparse.Namespace) -> Config:
+    """The configuration, which fits the command line. Raises ConfigError."""
+    config = configured(options.config)
+    if config.kubernetes is None and (options.kubeconfig or options.context):
+        raise ConfigError(
+            f"{options.config}: --kubeconfig and --context are about a cluster, and this configuration has "
+            "cluster.local: leave them out, or give the configuration that is used in the cluster"
+        )
+    return config
+
+
+def seen(reactor: Any, config: Config, options: argparse.Namespace) -> View | None:
+    """The cluster, if there is one. Raises ConfigError."""
+    if config.kubernetes is None:
+        return None
+    return view(config.kubernetes, options.kubeconfig, options.context, os.environ, reactor, Clock(reactor))
+
+
+def run(main: Callable[[Any], Awaitable[None]]) -> NoReturn:
+    """Runs the reactor until `main` is done, and exits."""
     globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, "error", text=True)], redirectStandardIO=False)
-    react(lambda reactor: Deferred.fromCoroutine(_check(reactor, config, options, offered)))
+    react(lambda reactor: Deferred.fromCoroutine(told(main, reactor)))
+
+
+async def told(main: Callable[[Any], Awaitable[None]], reactor: Any) -> None:
+    """Does what `main` does; what is wrong is one line and exit status 1."""
+    try:
+        await main(reactor)
+    except (ConfigError, ViewError) as error:
+        raise SystemExit(f"tproxy: {error}") from None
 
 
 def offer(user: str, file: str | None) -> Offered | None:
@@ -119,9 +162,13 @@ def offer(user: str, file: str | None) -> Offered | None:
     return Offered(user, Secret(text.strip()))
 
 
-async def _check(reactor: Any, config: Config, options: argparse.Namespace, offered: Offered | None) -> None:
-    parts = assemble(config, reactor)
-    checker = Checker(parts.clock, parts.store, parts.connector, parts.plugins, config.security.plaintext_hosts)
+async def _check(
+    reactor: Any,
+    config: Config,
+    options: argparse.Namespace,
+    offered: Offered | None,
+    cluster: View | None = None,
+) -> None:
     steps: list[Step] = []
 
     def done(step: Step) -> None:
@@ -129,27 +176,44 @@ async def _check(reactor: Any, config: Config, options: argparse.Namespace, offe
         if not options.json:
             print(*step_lines(step), sep="\n", flush=True)
 
+    if cluster is None:
+        manifests: Iterable[object] = contents(config)
+    else:
+        manifests = await cluster.destinations(options.namespace or "", options.name)
     try:
         request = find(
-            resources(config), options.name, options.namespace, Tenant(options.tenant), config.default_instance
+            resources(manifests, config),
+            options.name,
+            options.namespace,
+            Tenant(options.tenant),
+            config.default_instance,
         )
     except RefusedError as error:
         done(Step("find", 0.0, refusal=error.refusal))
         good = False
     else:
+        instance = next(each for each in config.instances if each.name == request.instance)
+        secrets = None if cluster is None else await cluster.keys(instance)
+        parts = assemble(evolve(config, instances=(instance,)), reactor, secrets=secrets)
+        checker = Checker(parts.clock, parts.store, parts.connector, parts.plugins, config.security.plaintext_hosts)
         good = await checker.check(request, done, offered)
     if options.json:
         print(json.dumps(as_object(options.name, options.tenant, good, steps), indent=2))
     raise SystemExit(0 if good else 1)
 
 
-def resources(config: Config) -> Iterator[Resource | Rejected]:
-    """The Destination resources of the folder; what is no such resource is passed over."""
-    folder = Folder(config.local.directory)
+def contents(config: Config) -> Iterator[object]:
+    """The manifests of the folder."""
+    folder = Folder(config.folder.directory)
     folder.look()
-    for manifest in folder.manifests:
+    return (manifest.content for manifest in folder.manifests)
+
+
+def resources(manifests: Iterable[object], config: Config) -> Iterator[Resource | Rejected]:
+    """The Destination resources among manifests; what is no such resource is passed over."""
+    for manifest in manifests:
         with suppress(RefusedError):
-            resource = parse(manifest.content, config)
+            resource = parse(manifest, config)
             if resource is not None:
                 yield resource
 
@@ -157,11 +221,36 @@ def resources(config: Config) -> Iterator[Resource | Rejected]:
 def run_ls(options: argparse.Namespace) -> None:
     """`tproxy ls`."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    listeners = read_state(configured(options.config).local.state)
+    config = settings(options)
+    if config.kubernetes is not None:
+        run(lambda reactor: _ls(cast(View, seen(reactor, config, options)), options))
+    listeners = read_state(config.folder.state)
+    shown = [each for each in listeners if options.namespace in (None, each.key.namespace)]
+    _print(options, [as_row(each) for each in shown], table(shown))
+
+
+async def _ls(cluster: View, options: argparse.Namespace) -> None:
+    namespace = options.namespace or ""
+    found = await cluster.destinations(namespace)
+    try:
+        names = await cluster.names(namespace)
+    except ViewError as error:
+        print(f"tproxy: not all ports are shown: {error}", file=sys.stderr)
+        names = ()
+    rows = listing(found, names)
+    _print(options, [{**as_row(each.status), "target": each.target} for each in rows], names_table(rows))
+
+
+def _print(options: argparse.Namespace, rows: list[dict[str, object]], lines: Iterable[str]) -> None:
     if options.json:
-        print(json.dumps({"listeners": [{**asdict(each.key), **named(each)} for each in listeners]}, indent=2))
+        print(json.dumps({"listeners": rows}, indent=2))
     else:
-        print(*table(listeners), sep="\n")
+        print(*lines, sep="\n")
+
+
+def as_row(listener: ListenerStatus) -> dict[str, object]:
+    """A listener for machines."""
+    return {**asdict(listener.key), **named(listener)}
 
 
 def named(listener: ListenerStatus) -> dict[str, object]:
@@ -216,15 +305,29 @@ def table(listeners: Sequence[ListenerStatus]) -> Iterator[str]:
     rows = [("NAME", "TENANT", "ADDRESS", "STATE")]
     for each in listeners:
         address = f"[{each.address}]" if ":" in each.address else each.address
-        rows.append(
-            (
-                str(each.key),
-                each.key.tenant or "-",
-                f"{address}:{each.port}" if each.port else "-",
-                "available" if each.available else each.reason,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        place = f"{address}:{each.port}" if each.port else "-"
+        rows.append((str(each.key), each.key.tenant or "-", place, state(each)))
+    return _aligned(rows, listeners)
+
+
+def names_table(rows: Sequence[Row]) -> Iterator[str]:
+    """The names of a cluster for a reader, in the same way."""
+    cells = [("NAME", "TENANT", "PORT", "TARGET", "STATE")]
+    for each in rows:
+        key = each.status.key
+        port, target = str(each.status.port or "-"), str(each.target or "-")
+        cells.append((f"{key.service}.{key.namespace}", key.tenant or "-", port, target, state(each.status)))
+    return _aligned(cells, [each.status for each in rows])
+
+
+def state(listener: ListenerStatus) -> str:
+    """How a listener fares, in a word."""
+    return "available" if listener.available else listener.reason or "-"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], listeners: Sequence[ListenerStatus]) -> Iterator[str]:
+    rows = [tuple(map(escaped, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for row, message in zip(rows, ["", *(each.message for each in listeners)], strict=True):
-        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         yield from textwrap.wrap(escaped(message), WIDTH, initial_indent="    ", subsequent_indent="    ")

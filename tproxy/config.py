@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfiguredPath",
+    "Kubernetes",
     "Limits",
     "Local",
     "Network",
@@ -48,12 +49,14 @@ class Security:
 @frozen
 class Limits:
     """Bounds: connections at once per listener, each of them a session of one mail account; for how many seconds a
-    destination is used without asking its store again, and for how many while the store does not answer.
+    destination is used without asking its store again, and for how many while the store does not answer; and how
+    many listeners a cluster may have.
     """
 
     connections_per_listener: int = 10
     age_seconds: int = 120
     stale_seconds: int = 3600
+    listeners: int = 4000
 
 
 @frozen
@@ -67,6 +70,24 @@ class Local:
 
 
 @frozen
+class Kubernetes:
+    """A cluster; what is empty is found out where the program runs: in a pod, or by a kubeconfig.
+
+    `spares` listeners are kept open for resources to come, for each port that is in use. Going down, sessions get
+    `drain_seconds` to end by themselves.
+    """
+
+    namespace: str = ""
+    pod: str = ""
+    address: str = ""
+    kubeconfig: Path | None = None
+    context: str = ""
+    domain: str = ""
+    spares: int = 5
+    drain_seconds: int = 270
+
+
+@frozen
 class Window:
     """Where the process can be looked at over HTTP; nowhere if the port is 0."""
 
@@ -76,7 +97,7 @@ class Window:
 
 @frozen
 class Config:
-    """All that the program is told; paths are absolute.
+    """All that the program is told; paths are absolute. Either `local` or `kubernetes` is there.
 
     `default_instance` and `provider_subdomain` are empty where none is configured; `log_level` is
     one of debug, info, warn, error, critical.
@@ -85,7 +106,7 @@ class Config:
     tenant_mode: str
     instances: tuple[Instance, ...]
     default_instance: str
-    local: Local
+    local: Local | None
     managed_namespaces_mode: str = "all"
     execution_interval_minutes: int = 3
     provider_subdomain: str = ""
@@ -95,6 +116,18 @@ class Config:
     additional_cas: Path | None = None
     health: Window = Window()
     metrics: Window = Window()
+    kubernetes: Kubernetes | None = None
+    coexist: bool = False
+
+    @property
+    def folder(self) -> Local:
+        """The folder that stands in for a cluster.
+
+        @raise ConfigError: there is a cluster
+        """
+        if self.local is None:
+            raise ConfigError(f"this needs {LOCAL_DIRECTORY.path}, and the configuration has {KUBERNETES} instead")
+        return self.local
 
 
 # What may be said
@@ -118,7 +151,10 @@ DEFAULT_SCOPE = Key(
     places.one_of("namespaced", "clusterWide"),
     "namespaced",
 )
+COEXIST = Key("config.coexist", places.truth, False)
+CLUSTER_DOMAIN = Key("config.clusterDomain", places.host, "")
 CONNECTIONS = Key("config.limits.connectionsPerListener", places.whole(1, 100_000), Limits().connections_per_listener)
+LISTENERS = Key("config.limits.listeners", places.whole(1, 20_000), Limits().listeners)
 LOG_LEVEL = Key(
     "config.logging.level",
     places.one_of("debug", "info", "warn", "warning", "error", "critical", folded=True),
@@ -129,10 +165,19 @@ HEALTH_PORT = Key("config.health.port", places.whole(0, 65535), Window().port)
 METRICS_LISTEN = Key("config.metrics.listen", places.address, Window().listen)
 METRICS_PORT = Key("config.metrics.port", places.whole(0, 65535), Window().port)
 ADDITIONAL_CAS = Key("additionalCAs.file", places.path, None)
+LOCAL = "cluster.local"
 LOCAL_DIRECTORY = Key("cluster.local.directory", places.path)
 LOCAL_STATE = Key("cluster.local.state", places.path)
 LISTEN = Key("cluster.local.listen", places.address, "127.0.0.1")
 ALLOW_REMOTE = Key("cluster.local.allowRemote", places.truth, False)
+KUBERNETES = "cluster.kubernetes"
+NAMESPACE = Key("cluster.kubernetes.namespace", places.subdomain, "")
+POD_NAME = Key("cluster.kubernetes.podName", places.host, "")
+POD_ADDRESS = Key("cluster.kubernetes.podAddress", places.address, "")
+KUBECONFIG = Key("cluster.kubernetes.kubeconfig", places.path, None)
+CONTEXT = Key("cluster.kubernetes.context", places.text, "")
+SPARES = Key("cluster.kubernetes.spares", places.whole(0, 100), Kubernetes().spares)
+DRAIN = Key("cluster.kubernetes.drainSeconds", places.whole(0, 86_400), Kubernetes().drain_seconds)
 
 KEYS: tuple[Key[Any], ...] = (
     TENANT_MODE,
@@ -149,7 +194,10 @@ KEYS: tuple[Key[Any], ...] = (
     HTTP_TOKEN_HOSTS,
     ALLOW_TRUST_ALL,
     DEFAULT_SCOPE,
+    COEXIST,
+    CLUSTER_DOMAIN,
     CONNECTIONS,
+    LISTENERS,
     LOG_LEVEL,
     HEALTH_LISTEN,
     HEALTH_PORT,
@@ -160,6 +208,13 @@ KEYS: tuple[Key[Any], ...] = (
     LOCAL_STATE,
     LISTEN,
     ALLOW_REMOTE,
+    NAMESPACE,
+    POD_NAME,
+    POD_ADDRESS,
+    KUBECONFIG,
+    CONTEXT,
+    SPARES,
+    DRAIN,
 )
 
 
@@ -170,11 +225,14 @@ def parse(text: str, path: Path) -> Config:
     """
     found = places.gather(places.compose(text, path), KEYS)
     stores = found[INSTANCES]
+    local, kubernetes = _cluster(found)
     return Config(
         tenant_mode=found[TENANT_MODE],
         instances=stores,
         default_instance=_default_instance(found, stores),
-        local=Local(found[LOCAL_DIRECTORY], found[LOCAL_STATE], _listen(found), found[ALLOW_REMOTE]),
+        local=local,
+        kubernetes=kubernetes,
+        coexist=found[COEXIST],
         managed_namespaces_mode=found[NAMESPACES_MODE],
         execution_interval_minutes=found[INTERVAL],
         provider_subdomain=found[PROVIDER_SUBDOMAIN],
@@ -185,7 +243,7 @@ def parse(text: str, path: Path) -> Config:
             found[ALLOW_TRUST_ALL],
             found[DEFAULT_SCOPE],
         ),
-        limits=Limits(found[CONNECTIONS], found[MAX_AGE], found[MAX_STALE]),
+        limits=Limits(found[CONNECTIONS], found[MAX_AGE], found[MAX_STALE], found[LISTENERS]),
         log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
         additional_cas=found[ADDITIONAL_CAS],
         health=Window(found[HEALTH_LISTEN], found[HEALTH_PORT]),
@@ -203,6 +261,26 @@ def _default_instance(found: Found, stores: tuple[Instance, ...]) -> str:
             listed = ", ".join(names.quoted(store.name) for store in stores)
             raise place.wrong(f"{place.shown} is not among the instances: {listed}")
     return found[said[0]] if said else ""
+
+
+def _cluster(found: Found) -> tuple[Local | None, Kubernetes | None]:
+    """Where resources come from: exactly one of a folder and a cluster."""
+    if KUBERNETES not in found.places:
+        return Local(found[LOCAL_DIRECTORY], found[LOCAL_STATE], _listen(found), found[ALLOW_REMOTE]), None
+    if LOCAL in found.places:
+        raise found.places[KUBERNETES].wrong(f"is there beside {LOCAL}; keep one of the two")
+    if not found[HEALTH_PORT]:
+        raise found.place(HEALTH_PORT).wrong("is needed in a cluster: replicas ask each other there what they serve")
+    return None, Kubernetes(
+        found[NAMESPACE],
+        found[POD_NAME],
+        found[POD_ADDRESS],
+        found[KUBECONFIG],
+        found[CONTEXT],
+        found[CLUSTER_DOMAIN],
+        found[SPARES],
+        found[DRAIN],
+    )
 
 
 def _listen(found: Found) -> str:
@@ -243,13 +321,14 @@ def paths(config: Config) -> tuple[ConfiguredPath, ...]:
         for index, instance in enumerate(config.instances)
         for key, path, kind in paths_of(instance)
     )
-    cas = config.additional_cas
-    return (
-        *stores,
-        *((ConfiguredPath(ADDITIONAL_CAS.path, cas, PathKind.FILE),) if cas else ()),
-        ConfiguredPath(LOCAL_DIRECTORY.path, config.local.directory, PathKind.FOLDER),
-        ConfiguredPath(LOCAL_STATE.path, config.local.state, PathKind.WRITTEN_FILE),
+    local, kubernetes = config.local, config.kubernetes
+    named: tuple[tuple[Key[Any], Path | None, PathKind], ...] = (
+        (ADDITIONAL_CAS, config.additional_cas, PathKind.FILE),
+        (LOCAL_DIRECTORY, local.directory if local else None, PathKind.FOLDER),
+        (LOCAL_STATE, local.state if local else None, PathKind.WRITTEN_FILE),
+        (KUBECONFIG, kubernetes.kubeconfig if kubernetes else None, PathKind.FILE),
     )
+    return (*stores, *(ConfiguredPath(key.path, path, kind) for key, path, kind in named if path))
 
 
 def loosened(config: Config) -> tuple[str, ...]:
@@ -258,8 +337,8 @@ def loosened(config: Config) -> tuple[str, ...]:
     said: tuple[tuple[Key[Any], object, str], ...] = (
         (
             ALLOW_REMOTE,
-            local.allow_remote,
-            f"listeners are on {local.listen}, and whoever reaches one owns its mailbox",
+            local is not None and local.allow_remote,
+            f"listeners are on {local and local.listen}, and whoever reaches one owns its mailbox",
         ),
         (
             MAX_STALE,

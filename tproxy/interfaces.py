@@ -8,11 +8,12 @@ from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from twisted.internet.defer import Deferred
 
     from tproxy.model import Credential, Destination, DestinationRequest, Offered, Resolution
-    from tproxy.operator.plan import Claim, Release, SetStatus, Snapshot
+    from tproxy.operator.plan import Snapshot
     from tproxy.session import Event, Greeting, Login, Machine
 
 
@@ -97,8 +98,23 @@ class ICluster(Interface):
     def watch(changed: Callable[[], None]) -> None:
         """Call `changed()` after each change, until the cluster is stopped."""
 
-    def perform(action: Claim | Release | SetStatus) -> Deferred[None]:
-        """Carry out an action of a plan; fires when it is written.
+    def perform(action: Any) -> Deferred[None]:
+        """Carry out an action of a plan that was made for this kind of cluster; fires when it is written.
 
-        Fails with `RefusedError`, whose reason is `PORT_NOT_AVAILABLE` where a claim may do with another port.
+        For a folder it is a L{Claim}, L{Release} or L{SetStatus}, for Kubernetes a look or a write of
+        L{tproxy.operator.steps}. Fails with `RefusedError`, whose reason is `PORT_NOT_AVAILABLE` where a claim may
+        do with another port.
         """
+
+
+class IInstallation(ICluster):
+    """A cluster in which there are other replicas, and one of them leads."""
+
+    def leave() -> None:
+        """From now on this replica is to be named nowhere, as long as there is another one that is ready."""
+
+    def named() -> bool:
+        """Whether this replica is named anywhere, though there is another one that is ready."""
+
+    def resign() -> Deferred[None]:
+        """Lead no more: another replica may do so at once."""

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 
 from tproxy.model import Binding, ListenerKey, RefusedError
+from tproxy.operator.objects import told
 from tproxy.operator.plan import Listening, unbindable
 
 log = Logger()
@@ -59,6 +60,11 @@ class Listeners:
         return {key: there.listening for key, there in self._open.items()}
 
     @property
+    def marks(self) -> dict[int, str]:
+        """What replicas tell each other of the open ports: whose each is."""
+        return told((there.port, there.binding) for there in self.listening.values())
+
+    @property
     def ports(self) -> frozenset[int]:
         """The ports of this process, by number: each connection asks, so they are gathered once after a change."""
         if self._numbers is None:
@@ -98,6 +104,21 @@ class Listeners:
         there.sessions.binding = binding
         there.listening = evolve(there.listening, binding=binding)
         log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
+
+    def take(self, key: ListenerKey, binding: Binding) -> None:
+        """Bind the open port of a spare, which has this key, to whose it now is; who waits there is served."""
+        there = self._open.pop(key)
+        there.listening = evolve(there.listening, binding=binding)
+        self._open[binding.key] = there
+        there.sessions.binding = binding
+        log.info(
+            "{listener} answers at port {port}", event="listener.taken", port=there.listening.port, **_who(binding)
+        )
+
+    def narrow(self, binding: Binding, reason: str) -> None:
+        """Serve the new connections of an open port by another binding of its key, and end its sessions at once."""
+        self.rebind(binding)
+        self._open[binding.key].sessions.revoke(reason)
 
     @inlineCallbacks
     def close(self, key: ListenerKey, reason: str) -> Generator[Deferred[Any], Any, None]:

@@ -83,6 +83,7 @@ class Reason(StrEnum):
     TENANT_MODE_MISMATCH = "tenant-mode-mismatch"
     DUPLICATE_RESOURCE = "duplicate-resource"
     NAME_ALREADY_PRESENT = "name-already-present"
+    SERVICE_REFUSED = "service-refused"
     RESOURCE_INVALID = "resource-invalid"
     DOCUMENT_INVALID = "document-invalid"
     DESTINATION_CHANGED = "destination-changed"
@@ -197,12 +198,27 @@ class GreetingMode(StrEnum):
 
 @frozen
 class Binding:
-    """What a listener is bound to, from its opening to its end."""
+    """What a listener is bound to, from its opening to its end.
+
+    In a cluster, `owner` is the uid of the resource, and `scope` says from where workloads may come.
+    """
 
     key: ListenerKey
     request: DestinationRequest
     greeting: GreetingMode = GreetingMode.PREAUTH
     protocol: str = "imap4s"
+    owner: str = ""
+    scope: str = ""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it is somebody's: the connections of a spare wait until it is."""
+        return bool(self.key.namespace)
+
+
+def spare(port: int) -> Binding:
+    """What a port is bound to that nobody has claimed yet."""
+    return Binding(ListenerKey("", f"p{port}"), DestinationRequest("", ""))
 
 
 @frozen

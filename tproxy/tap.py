@@ -22,13 +22,16 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options as TwistedOptions
 
 from tproxy.assembly import assemble, configured, release
+from tproxy.cluster.kubernetes import KubernetesCluster
 from tproxy.cluster.local import LocalCluster
 from tproxy.cluster.state import hold
 from tproxy.config import Config, ConfigError, loosened
+from tproxy.installation import join
 from tproxy.listeners import Listeners
 from tproxy.net.endpoints import Listening
 from tproxy.net.sockets import LINGER_SECONDS
 from tproxy.net.trust import TrustStore
+from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
 from tproxy.ops.logs import LineObserver
@@ -222,8 +225,13 @@ def makeService(options: Options) -> Proxy:
 def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     """The whole proxy; `runner` is what twistd or twist was told. Raises ConfigError."""
     raise_descriptor_limit()
-    hold(config.local.state)
-    parts = assemble(config, reactor, lambda: listeners.ports)
+    installation = None
+    if config.kubernetes is None:
+        hold(config.folder.state)
+    else:
+        installation = join(config.kubernetes, reactor)
+    secrets = installation.secrets if installation else None
+    parts = assemble(config, reactor, lambda: listeners.ports, secrets.source if secrets else None)
     services = Services(
         clock=parts.clock,
         store=parts.store,
@@ -238,22 +246,17 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         lambda binding: SessionFactory(binding, services),
         frozenset({config.health.port, config.metrics.port} - {0}),
     )
-    cluster = LocalCluster(config, parts.clock)
-    reconciler = Reconciler(
-        cluster,
-        parts.store,
-        listeners,
-        parts.default_ports,
-        parts.clock,
-        interval=60.0 * config.execution_interval_minutes,
-    )
+    cluster: LocalCluster | KubernetesCluster
+    reconciler: Reconciler | Operator
+    if installation is None:
+        cluster = LocalCluster(config, parts.clock)
+        interval = 60.0 * config.execution_interval_minutes
+        reconciler = Reconciler(cluster, parts.store, listeners, parts.default_ports, parts.clock, interval)
+    else:
+        cluster, reconciler = installation.operate(parts, listeners, lambda: services.tallies.open)
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
-    health_pages = health.pages(
-        lambda: reconciler.ready,
-        cluster.observe,
-        lambda: [there.port for there in listeners.listening.values()],
-    )
+    health_pages = health.pages(lambda: reconciler.ready, cluster.observe, lambda: listeners.marks)
     measures = metrics.Measures(
         services.tallies,
         lambda: listeners.listening,
@@ -266,6 +269,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     running: tuple[Service, ...] = (
         *(HTTPPort(reactor, window, pages) for window, pages in windows if window.port),
         Farewell(parts.connector.reactor, parts.clock),
+        *((secrets,) if secrets else ()),
         parts.store,
         TrustRefresh(parts.trust, parts.clock),
         cluster,

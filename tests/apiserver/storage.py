@@ -139,7 +139,7 @@ def _fields(text: str) -> Iterator[tuple[str, bool, str]]:
 
 
 class Storage:
-    """All objects of one API server.
+    """All objects of one API server; `short` are those that lists leave out though they are there.
 
     @param now: wall-clock time in seconds since the epoch
     """
@@ -152,6 +152,7 @@ class Storage:
         self.history: list[Happened] = []
         self.oldest = self.version
         self.watchers: list[Callable[[Happened], None]] = []
+        self.short: set[tuple[Kind, Key]] = set()
         self._snapshots: dict[str, list[Thing]] = {}
 
     def serve(self, *served: Served) -> None:
@@ -192,7 +193,10 @@ class Storage:
             rest = snapshot[int(start) :]
         else:
             version, start, text = str(self.version), "0", f"{served.resource} {selection}"
-            rest = [deepcopy(thing) for _, thing in sorted(self._of(served).items()) if selection.means(thing)]
+            there = sorted(
+                (each, thing) for each, thing in self._of(served).items() if (served.kind, each) not in self.short
+            )
+            rest = [deepcopy(thing) for _, thing in there if selection.means(thing)]
             self._snapshots[f"{version} {text}"] = rest
         metadata: Thing = {"resourceVersion": version}
         if limit and len(rest) > limit:

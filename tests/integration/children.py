@@ -33,12 +33,12 @@ class Child(ProcessProtocol):
     def pid(self) -> int:
         return self.transport.pid
 
-    def end(self, number: int = signal.SIGTERM) -> Deferred:
-        """End it, by force after 10 s; fires with the status."""
+    def end(self, number: int = signal.SIGTERM, seconds: float = 10) -> Deferred:
+        """End it, by force after some seconds; fires with the status."""
         if self.output.end is not None:
             return self.output.closed()
         self.transport.signalProcess(number)
-        force = reactor.callLater(10, self.transport.signalProcess, signal.SIGKILL)
+        force = reactor.callLater(seconds, self.transport.signalProcess, signal.SIGKILL)
 
         def ended(status: int) -> int:
             if force.active():

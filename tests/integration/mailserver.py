@@ -123,13 +123,15 @@ def old(context: SSL.Context) -> SSL.Context:
     return context
 
 
-async def listen(test, server: MailServer, tls: Certificate | SSL.Context | None = None) -> int:
-    """Let a server listen on a free port of 127.0.0.1 until the test ends; returns the port."""
+async def listen(
+    test, server: MailServer, tls: Certificate | SSL.Context | None = None, address: str = "127.0.0.1"
+) -> int:
+    """Let a server listen on a free port of an address until the test ends; returns the port."""
     context = tls.server_context() if isinstance(tls, Certificate) else tls
     if context is None:
-        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface=address)
     else:
-        endpoint = SSL4ServerEndpoint(reactor, 0, Shows(context), interface="127.0.0.1")
+        endpoint = SSL4ServerEndpoint(reactor, 0, Shows(context), interface=address)
     port = await endpoint.listen(server)
 
     async def end() -> None:

@@ -342,6 +342,7 @@ class Conditions(SynchronousTestCase):
                 "ConfigurationError-K8sResourceWithNameAlreadyPresent",
                 "ConfigurationError-DuplicateDestinationCustomResource",
                 "ConfigurationError-ProxyTenantModeMismatch",
+                "ServiceCreationFailed",
                 "FailedToApplyConfiguration",
             },
         )

@@ -26,7 +26,7 @@ class HealthTestCase(SynchronousTestCase):
         return self.world.observed().cluster if self.known else None
 
     def get(self, name: str) -> Answer:
-        pages = health.pages(lambda: self.ready, self.observe, lambda: list(self.world.ports.values()))
+        pages = health.pages(lambda: self.ready, self.observe, lambda: dict.fromkeys(self.world.ports.values(), "mark"))
         return get(pages[name])
 
     def json(self, name: str) -> Any:
@@ -57,7 +57,9 @@ class Status(HealthTestCase):
         """All components are well, and the ports are told in order."""
         self.world.resources = [resource("b", port=1993), resource("a", port=4000), resource("c", port=993)]
         self.world.settle()
-        components = {"tproxy-manager": {"Status": "ok"}, "tproxy-tcp": {"Status": "ok", "Ports": [993, 1993, 4000]}}
+        marks = dict.fromkeys(["993", "1993", "4000"], "mark")
+        tcp = {"Status": "ok", "Ports": [993, 1993, 4000], "Marks": marks}
+        components = {"tproxy-manager": {"Status": "ok"}, "tproxy-tcp": tcp}
         self.assertEqual(self.json("status"), {"Status": "ok", "Components": components})
 
     def test_nothing_to_do(self) -> None:
@@ -68,7 +70,7 @@ class Status(HealthTestCase):
         """Before anything is known nothing is well."""
         self.known = self.ready = False
         manager = {"Status": "critical", "Message": NOT_READY}
-        tcp = {"Status": "critical", "Message": "no port is open", "Ports": []}
+        tcp = {"Status": "critical", "Message": "no port is open", "Ports": [], "Marks": {}}
         components = {"tproxy-manager": manager, "tproxy-tcp": tcp}
         self.assertEqual(self.json("status"), {"Status": "critical", "Components": components})
 

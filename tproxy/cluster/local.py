@@ -59,15 +59,15 @@ class LocalCluster(Service):
     """
 
     def __init__(self, config: Config, clock: IReactorTime, bind: Callable[[str, int], None] | None = None) -> None:
-        self._config = config
+        self._config, self._home = config, config.folder
         self._clock = clock
         self._bind = bind or _bind
-        self._folder = Folder(config.local.directory)
+        self._folder = Folder(self._home.directory)
         self._resources: tuple[Resource | Rejected, ...] | None = None
         self._homes: dict[Name, Path] = {}
         self._complaints: set[_Complaint] = set()
         self._watchers: list[Callable[[], None]] = []
-        records = {record.key: record for record in load(config.local.state).records}
+        records = {record.key: record for record in load(self._home.state).records}
         self._now = self._written = _Written(records, {})
         self._owners = self._written.owners
         self._waiting: list[Deferred[None]] = []
@@ -99,9 +99,7 @@ class LocalCluster(Service):
         """What the folder and the state file hold; None before the folder could be read."""
         if self._resources is None:
             return None
-        return Snapshot(
-            self._resources, tuple(self._now.records.values()), self._now.statuses, self._config.local.listen
-        )
+        return Snapshot(self._resources, tuple(self._now.records.values()), self._now.statuses, self._home.listen)
 
     def perform(self, action: Claim | Release | SetStatus) -> Deferred[None]:
         """Write an action down; those of one turn of the reactor are written together."""
@@ -122,7 +120,7 @@ class LocalCluster(Service):
         return done
 
     def _claimed(self, claim: Claim) -> Record:
-        address, port = self._config.local.listen, claim.port
+        address, port = self._home.listen, claim.port
         owner = self._owners.get(port, claim.key)
         if owner != claim.key:
             raise RefusedError(
@@ -146,10 +144,10 @@ class LocalCluster(Service):
 
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
-        path = self._config.local.state
+        path = self._home.state
         listeners = [row for status in self._now.statuses.values() for row in status.listeners]
         released = (record for record in self._now.records.values() if not record.active)
-        listeners += (_released(record, self._config.local.listen) for record in released)
+        listeners += (_released(record, self._home.listen) for record in released)
         try:
             save(path, State(tuple(self._now.records.values()), tuple(listeners)))
         except OSError as error:

@@ -52,6 +52,7 @@ _CONDITION_REASONS = {
     Reason.NAME_ALREADY_PRESENT: "ConfigurationError-K8sResourceWithNameAlreadyPresent",
     Reason.DUPLICATE_RESOURCE: "ConfigurationError-DuplicateDestinationCustomResource",
     Reason.TENANT_MODE_MISMATCH: "ConfigurationError-ProxyTenantModeMismatch",
+    Reason.SERVICE_REFUSED: "ServiceCreationFailed",
 }
 
 # RFC 1035, section 2.3.1, and RFC 1123, section 2.1, as Kubernetes spells them

@@ -7,14 +7,14 @@ wants it, Close and Release. A recorded port is never given to another key, also
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from itertools import chain
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from tproxy.model import Binding, DestinationRequest, GreetingMode, ListenerKey, Reason, Refusal, Stage
+from tproxy.operator.fates import GONE, TRANSIENT, bound, down, duplicate, summary
 from tproxy.operator.manifests import (
-    FAILURE,
     SUCCESS,
     ListenerStatus,
     Name,
@@ -24,32 +24,10 @@ from tproxy.operator.manifests import (
     condition_reason,
     shortened,
 )
+from tproxy.operator.objects import Objects
 
 RANGE = (range(10000, 15000), range(15100, 32768))
 """The ports that are given where no other is asked for; the hole is what Istio uses."""
-
-TRANSIENT = frozenset(
-    {
-        Reason.STORE_UNAVAILABLE,
-        Reason.TOKEN_UNAVAILABLE,
-        Reason.NAME_NOT_RESOLVED,
-        Reason.CONNECTION_FAILED,
-        Reason.TLS_FAILED,
-        Reason.UPSTREAM_ENDED,
-        Reason.TIMED_OUT,
-        Reason.LIMIT_REACHED,
-        Reason.INTERNAL_ERROR,
-    }
-)
-"""Why a destination may not be known for a while: no verdict on the destination itself."""
-
-GONE = {
-    Reason.DESTINATION_NOT_FOUND: "the destination is gone",
-    Reason.TENANT_NOT_FOUND: "the tenant is gone",
-    Reason.TENANT_NOT_SUBSCRIBED: "the tenant is no longer subscribed",
-}
-"""Why an open port is closed, and how that is said: offboarding, never a mistake of ours such as a bad key."""
-
 
 # What is there
 
@@ -78,13 +56,15 @@ class Record:
 class Snapshot:
     """What a cluster holds: the resources, the records, and what the resources were last told.
 
-    No two resources have the same namespace and name. Ports are opened on `address`.
+    No two resources have the same namespace and name. Ports are opened on `address`. Where it is Kubernetes,
+    `objects` are there, and records among them.
     """
 
     resources: tuple[Resource | Rejected, ...] = ()
     records: tuple[Record, ...] = ()
     statuses: Mapping[Name, Status] = field(factory=dict)
     address: str = ""
+    objects: Objects | None = None
 
     def told(self, key: ListenerKey, port: int) -> ListenerStatus | None:
         """What was last said of a listener on that port."""
@@ -118,14 +98,14 @@ class Observed:
     """All that a plan depends on.
 
     `described` holds what is known of destinations, or why one cannot be served; a request that is not in
-    it has not been answered yet. `failures` are listeners that rest after an error; `blocked` are ports that
-    could not be bound.
+    it has not been answered yet. `failures` are listeners, or other things, that rest after an error; `blocked`
+    are ports that could not be bound.
     """
 
     cluster: Snapshot
     described: Mapping[DestinationRequest, Known | Refusal] = field(factory=dict)
     listening: Mapping[ListenerKey, Listening] = field(factory=dict)
-    failures: Mapping[ListenerKey, Refusal] = field(factory=dict)
+    failures: Mapping[Hashable, Refusal] = field(factory=dict)
     blocked: frozenset[int] = frozenset()
 
 
@@ -227,14 +207,14 @@ def plan(observed: Observed) -> tuple[Action, ...]:
                 key = binding.key
                 holder = holders[key.namespace, key.service]
                 if holder != key:
-                    rows.append(_down(key, _duplicate(holder)))
+                    rows.append(down(key, duplicate(holder)))
                     continue
                 stays.add(key)
                 steps, row = _settle(binding, resource.port, observed, records.get(key), ports)
                 actions += steps
                 rows.append(row)
-            rows += (_down(ListenerKey(*_name(resource), tenant), refusal) for tenant, refusal in resource.refused)
-            status = _summary(rows)
+            rows += (down(ListenerKey(*_name(resource), tenant), refusal) for tenant, refusal in resource.refused)
+            status = summary(rows)
         if status is not None and status != cluster.statuses.get(_name(resource)):
             actions.append(SetStatus(_name(resource), status))
 
@@ -326,16 +306,16 @@ def _settle(
         return (), None
     if isinstance(known, Refusal):
         if known.reason in GONE:
-            return (Close(key, GONE[known.reason]),) if there else (), _down(key, known)
+            return (Close(key, GONE[known.reason]),) if there else (), down(key, known)
         if record is None or not record.active:
-            return (), _down(key, known)
+            return (), down(key, known)
     if key in observed.failures:
         return (), _down(key, observed.failures[key], there, observed.cluster.address)
 
     if isinstance(known, Known):
-        binding = _bound(binding, known.protocol, known.asks)
+        binding = bound(binding, known.protocol, known.asks)
     elif there is not None:
-        binding = _bound(binding, there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN)
+        binding = bound(binding, there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN)
     steps: list[Action] = []
     moves = record is not None and asked not in (0, record.asked)
     preferred = asked if record is None or moves else record.port
@@ -360,21 +340,12 @@ def _settle(
     return steps, before or _down(key, known, now, observed.cluster.address)
 
 
-def _bound(binding: Binding, protocol: str, asks: bool) -> Binding:
-    """A binding as its destination wants it."""
-    return evolve(binding, protocol=protocol, greeting=GreetingMode.LOGIN if asks else binding.greeting)
-
-
 def _usable(record: Record, there: Listening | None, blocked: frozenset[int]) -> bool:
     return record.port not in blocked or (there is not None and there.port == record.port)
 
 
-def _down(key: ListenerKey, refusal: Refusal, there: Listening | None = None, address: str = "") -> ListenerStatus:
-    """A listener that does not serve, though its port may be open."""
-    reason, message = condition_reason(refusal.reason), shortened(str(refusal))
-    if there is None:
-        return ListenerStatus(key, "", 0, False, reason, message)
-    return ListenerStatus(key, address, there.port, False, reason, message)
+def _down(key: ListenerKey, refusal: Refusal, there: Listening | None, address: str) -> ListenerStatus:
+    return down(key, refusal, address, there.port) if there else down(key, refusal)
 
 
 def _rejection(resource: Rejected, kept: Sequence[ListenerKey], observed: Observed) -> Status:
@@ -385,34 +356,8 @@ def _rejection(resource: Rejected, kept: Sequence[ListenerKey], observed: Observ
         there = observed.listening.get(key)
         address, port = (observed.cluster.address, there.port) if there else ("", 0)
         rows.append(ListenerStatus(key, address, port, there is not None, reason, message))
-    rows = rows or [_down(ListenerKey(resource.namespace, resource.name), resource.refusal)]
+    rows = rows or [down(ListenerKey(resource.namespace, resource.name), resource.refusal)]
     return Status(False, reason, message, tuple(rows))
-
-
-def _summary(rows: Sequence[ListenerStatus | None]) -> Status | None:
-    """How a resource fares as a whole; None while that of one listener is not known."""
-    known = tuple(row for row in rows if row is not None)
-    if len(known) < len(rows):
-        return None
-    down = [row for row in known if not row.available]
-    if not down:
-        return Status(True, SUCCESS, "", known)
-    if len(known) == 1:
-        return Status(False, down[0].reason, down[0].message, known)
-    reasons = {row.reason for row in down}
-    reason = reasons.pop() if len(down) == len(known) and len(reasons) == 1 else FAILURE
-    names = ", ".join(row.key.tenant or row.key.name for row in down)
-    return Status(False, reason, shortened(f"{len(down)} of {len(known)} are not served: {names}"), known)
-
-
-def _duplicate(holder: ListenerKey) -> Refusal:
-    whose = f"{holder.namespace}/{holder.name}" + (f" for the tenant {holder.tenant}" if holder.tenant else "")
-    return Refusal(
-        Stage.RESOLVE,
-        Reason.DUPLICATE_RESOURCE,
-        f"the Service {holder.service} belongs to the resource {whose}",
-        "rename one of the two",
-    )
 
 
 _USED_UP = Refusal(

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from tproxy.interfaces import ICluster, IDestinationStore
 from tproxy.listeners import Listeners
 from tproxy.model import Destination, DestinationRequest, ListenerKey, Reason, Refusal, RefusedError, Stage
+from tproxy.operator.fates import TRANSIENT
 from tproxy.operator.manifests import Name, Resource, Status
 from tproxy.operator.plan import (
-    TRANSIENT,
     Action,
     Claim,
     Close,
@@ -63,6 +63,11 @@ class Pauses(Generic[T]):
 
     def __contains__(self, what: object) -> bool:
         return what in self._calls
+
+    @property
+    def resting(self) -> Set[T]:
+        """What rests now."""
+        return self._calls.keys()
 
     def rest(self, what: T) -> float:
         """It failed: gives the seconds that it rests."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tproxy.operator.manifests import Rejected, Resource
@@ -15,28 +15,32 @@ NOT_READY = "the first plan is not carried out yet, or tproxy is going down"
 
 
 def pages(
-    ready: Callable[[], bool], observe: Callable[[], Snapshot | None], ports: Callable[[], Collection[int]]
+    ready: Callable[[], bool], observe: Callable[[], Snapshot | None], marks: Callable[[], Mapping[int, str]]
 ) -> Mapping[str, Page]:
     """The pages by their names.
 
     @param ready: whether all that is wanted is there, and stays
     @param observe: as of L{tproxy.interfaces.ICluster}
-    @param ports: the ports of listeners that are open here
+    @param marks: the ports of listeners that are open here, each with its mark
     """
     return {
         "healthz": OK,
         "readyz": Fresh(lambda: OK if ready() else Content(f"{NOT_READY}\n".encode(), code=503)),
-        "status": Fresh(lambda: _json(status(ready(), observe(), ports()))),
+        "status": Fresh(lambda: _json(status(ready(), observe(), marks()))),
         "destinationCRs": Fresh(lambda: _json(custom_resources(observe()))),
     }
 
 
-def status(ready: bool, snapshot: Snapshot | None, ports: Collection[int]) -> dict[str, Any]:
-    """How the parts of this process fare, and which ports it listens on."""
+def status(ready: bool, snapshot: Snapshot | None, marks: Mapping[int, str]) -> dict[str, Any]:
+    """How the parts of this process fare, which ports it listens on, and, for the other replicas, for whom."""
     idle = snapshot is not None and not any(fate.available for fate in snapshot.statuses.values())
     parts = {
         "tproxy-manager": _component(ready, NOT_READY),
-        "tproxy-tcp": {**_component(bool(ports) or (ready and idle), "no port is open"), "Ports": sorted(ports)},
+        "tproxy-tcp": {
+            **_component(bool(marks) or (ready and idle), "no port is open"),
+            "Ports": sorted(marks),
+            "Marks": {str(port): mark for port, mark in sorted(marks.items())},
+        },
     }
     return {"Status": overall(part["Status"] == "ok" for part in parts.values()), "Components": parts}
 

@@ -2,26 +2,80 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.model import Binding, Code, Reason, Refusal, Stage
+from tproxy.net.transport import Transport
 from tproxy.relay.session import Session
 from tproxy.relay.walk import Services
+
+PATIENCE_SECONDS = 2.0
+"""How long a connection waits until somebody has claimed the port."""
+
+
+class _Waiting(Protocol):
+    """A connection to a port that nobody has claimed yet; it is not read meanwhile."""
+
+    transport: Transport
+
+    def __init__(self, factory: SessionFactory) -> None:
+        self._factory = factory
+        self._deadline: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()
+        self._deadline = self._factory.clock.callLater(PATIENCE_SECONDS, self._factory.refuse, self)
+
+    def begin(self, session: IProtocol) -> None:
+        """Go on as a session."""
+        self._forget()
+        self.transport.begin(session)
+
+    def end(self) -> None:
+        """Nobody will serve it."""
+        self._forget()
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._forget()
+        self._factory.waiting.discard(self)
+
+    def _forget(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
 
 
 @implementer(IProtocolFactory)
 class SessionFactory:
     """Makes the sessions of one listener, all of one destination and tenant.
 
-    A changed `binding` concerns the sessions to come.
+    A changed `binding` concerns the sessions to come. While it is that of a spare, connections wait.
     """
 
     def __init__(self, binding: Binding, services: Services) -> None:
-        self.binding = binding
+        self._binding = binding
         self.sessions: set[Session] = set()
+        self.waiting: set[_Waiting] = set()
         self._services = services
         self._tally = services.tallies.of(binding.key)
+        self.clock = services.clock
+
+    @property
+    def binding(self) -> Binding:
+        """What sessions to come are bound to."""
+        return self._binding
+
+    @binding.setter
+    def binding(self, binding: Binding) -> None:
+        self._binding = binding
+        self._tally = self._services.tallies.of(binding.key)
+        if binding.claimed:
+            waiting, self.waiting = self.waiting, set()
+            for each in waiting:
+                each.begin(self._session())
 
     def doStart(self) -> None:
         """Nothing is prepared."""
@@ -30,10 +84,22 @@ class SessionFactory:
         """The sessions outlive the port."""
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        if self._binding.claimed or len(self.waiting) >= self._services.connections_per_listener:
+            return self._session()
+        waiting = _Waiting(self)
+        self.waiting.add(waiting)
+        return waiting
+
+    def refuse(self, waiting: _Waiting) -> None:
+        """Tell who waited for too long that the port is nobody's."""
+        self.waiting.discard(waiting)
+        waiting.begin(Session(self._services, self._binding, self._tally, _ignore, _NOBODY).downstream)
+
+    def _session(self) -> IProtocol:
         limit = self._services.connections_per_listener
-        if len(self.sessions) >= limit:
-            return Session(self._services, self.binding, self._tally, _ignore, _full(limit)).downstream
-        session = Session(self._services, self.binding, self._tally, self.sessions.discard)
+        if max(len(self.sessions), len(self.waiting)) >= limit:
+            return Session(self._services, self._binding, self._tally, _ignore, _full(limit)).downstream
+        session = Session(self._services, self._binding, self._tally, self.sessions.discard)
         self.sessions.add(session)
         return session.downstream
 
@@ -41,10 +107,20 @@ class SessionFactory:
         """End all sessions now; `reason` is for the log."""
         for session in list(self.sessions):
             session.revoke(reason)
+        for waiting in list(self.waiting):
+            waiting.end()
 
 
 def _ignore(session: Session) -> None:
     """It was never counted."""
+
+
+_NOBODY = Refusal(
+    Stage.ACCEPT,
+    Reason.REVOKED,
+    "no resource has claimed the port",
+    "connect by the name of a Destination resource",
+)
 
 
 def _full(limit: int) -> Refusal:

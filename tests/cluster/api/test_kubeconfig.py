@@ -145,7 +145,7 @@ class KubeconfigTests(SynchronousTestCase):
             ("client-key cannot be read", {"client-certificate-data": data("\u00fc"), "client-key-data": data("x")}),
         ):
             self.refused(words, user=user)
-        self.refused("the context nowhere of the kubeconfig", context="nowhere")
+        self.refused("nowhere of the kubeconfig cannot be used: it has no context of that name", context="nowhere")
         self.refused("cannot be read", contexts=7)
         self.file.unlink()
         self.assertRaises(ConfigError, kubeconfig, str(self.file))

@@ -45,6 +45,19 @@ class StoreTests(SynchronousTestCase):
         self.store.fill(Listing((), "10"))
         self.assertEqual(self.told, [set()])
 
+    def test_overtaken(self) -> None:
+        """What is older than what is known changes nothing; where versions are no numbers, what comes last counts."""
+        self.store.fill(Listing((), "9"))
+        self.store.apply(Put(thing("a", version="12", uid="v")))
+        for change in (Put(thing("a", version="9", uid="u")), Gone(thing("a", version="11", uid="u"))):
+            self.store.apply(change)
+            self.assertEqual(dict(self.store.objects), {("shop", "a"): thing("a", version="12", uid="v")})
+        self.store.apply(Gone(thing("a", version="12", uid="v")))
+        self.assertEqual(dict(self.store.objects), {})
+        for version in ("z", "b"):
+            self.store.apply(Put(thing("b", version=version)))
+        self.assertEqual(dict(self.store.objects), {("shop", "b"): thing("b", version="b")})
+
     def test_apply(self) -> None:
         """Changes are told; what is as it was, and what was not there, is not."""
         for change in (

@@ -106,9 +106,13 @@ class _Source:
         loaded.api_key, loaded.proxy = {}, None
         try:
             contexts, current = kube_config.list_kube_config_contexts(self._file)
+            if self._context and self._context not in (each["name"] for each in contexts):
+                raise self.unusable("it has no context of that name")
             kube_config.load_kube_config(self._file, self._context, loaded, persist_config=False)
             chosen = next((each for each in contexts if each["name"] == self._context), current)
             self.namespace = str(chosen["context"].get("namespace") or "default")
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a third party's loader and its programs raise
             raise self._unreadable(error) from None
         self._loaded: Any = loaded

@@ -41,8 +41,10 @@ class Store:
             self._changed(changed)
 
     def apply(self, change: Change) -> None:
-        """Take one change; a `Mark` is none."""
+        """Take one change; a `Mark` is none, and neither is what was overtaken by something newer."""
         match change:
+            case Put(thing) | Gone(thing) if self._overtaken(thing):
+                pass
             case Put(thing):
                 before = _state(self._objects, key(thing))
                 self._objects[key(thing)] = thing
@@ -51,6 +53,14 @@ class Store:
             case Gone(thing):
                 if self._objects.pop(key(thing), None) is not None:
                     self._changed(frozenset({key(thing)}))
+
+    def _overtaken(self, thing: Object) -> bool:
+        """Whether a newer version is known: the answer to a write of ours may come before what a watch tells."""
+        there = self._objects.get(key(thing))
+        versions = [] if there is None else [version(there), version(thing)]
+        return all(each.isascii() and each.isdigit() for each in versions) and [*map(int, versions)] != sorted(
+            map(int, versions)
+        )
 
 
 def _state(objects: Mapping[Key, Object], each: Key) -> tuple[str, str] | None:

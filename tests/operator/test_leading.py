@@ -1,0 +1,554 @@
+"""From resources to objects, and back: the steps of a leader, come true in a world in memory."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.operator.installations import HOME, IMAPS, Process, World, manifest
+from tproxy.model import ListenerKey, Reason, Refusal, Stage, Tenant
+from tproxy.operator.objects import Sort
+from tproxy.operator.plan import Known
+from tproxy.operator.ports import Bounds
+from tproxy.operator.steps import Create, reference
+
+SUCCESS = ("True", "ConfigurationSuccessful")
+FAILURE = ("False", "FailedToApplyConfiguration")
+NOT_FOUND = Refusal(Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND, "there is none")
+
+
+class Births(SynchronousTestCase):
+    """From a resource to a name that answers."""
+
+    def test_nothing(self):
+        """Where nothing is wanted there are spares, and after that nothing is to be done."""
+        world = World()
+        world.settle()
+        self.assertEqual([10000, 10001], sorted(world.ports))
+        self.assertEqual({993}, {port.service_port for port in world.ports.values()})
+        self.assertEqual(["10.0.0.1"], world.addresses(10000))
+        self.assertEqual([], world.pending())
+
+    def test_served(self):
+        """A resource takes a spare, and another spare takes its place."""
+        world = World()
+        world.settle()
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        self.assertEqual({"shop/mail": "p10000"}, world.names)
+        self.assertEqual({("shop", "namespaced"): {10000}}, world.policies)
+        self.assertEqual(SUCCESS, world.condition("shop", "mail"))
+        self.assertEqual([10001, 10002], [port.port for port in world.ports.values() if port.spare])
+        named = world.get(Sort.SERVICE, "shop", "mail")
+        self.assertEqual("p10000.tproxy.svc.cluster.local", named["spec"]["externalName"])
+        self.assertEqual([], world.pending())
+
+    def test_order(self):
+        """A name comes last: after its port is recorded, opened and served."""
+        world = World()
+        world.settle()
+        world.apply("shop", manifest("mail", scope="clusterWide"))
+        while "shop/mail" not in world.names:
+            steps = world.pending()[0]
+            world.take(steps, world.replicas[0])
+        self.assertEqual({("shop", "clusterWide"): {10000}}, world.policies)
+        self.assertEqual("mail", world.ports[10000].key.name)
+        self.assertEqual(["10.0.0.1"], world.addresses(10000))
+
+    def test_on_demand(self):
+        """Another service port has no spares at first; then it has."""
+        world = World()
+        world.settle()
+        world.apply("shop", manifest("mail", port=1143))
+        world.settle()
+        self.assertEqual({"shop/mail": "p10002"}, world.names)
+        self.assertEqual([993, 993, 1143, 1143], sorted(p.service_port for p in world.ports.values() if p.spare))
+
+    def test_protocol(self):
+        """Without a port of its own a resource gets that of the protocol."""
+        world = World()
+        world.apply("shop", manifest("mail"))
+        world.describe("mail", Known("imap4", 143))
+        world.settle()
+        (port,) = [port for port in world.ports.values() if port.key]
+        self.assertEqual(143, port.service_port)
+
+    def test_neighbours(self):
+        """Ports of a namespace and scope are next to each other where that is possible."""
+        world = World(Bounds(spares=4))
+        world.settle()
+        for namespace, name in (("a", "one"), ("b", "one"), ("a", "two")):
+            world.apply(namespace, manifest(name))
+        world.settle()
+        self.assertEqual(2, len(world.all(Sort.POLICY)))
+        world.apply("a", manifest("three"))
+        world.settle()
+        self.assertEqual({"a/one": "p10000", "a/two": "p10001", "b/one": "p10002", "a/three": "p10003"}, world.names)
+
+    def test_tenants(self):
+        """Each tenant has a name; the status says how each fares."""
+        world = World()
+        world.apply("shop", manifest("mail", "acme", "globex"))
+        world.settle()
+        self.assertEqual({"shop/mail-acme", "shop/mail-globex"}, set(world.names))
+        status = world.get(Sort.DESTINATION, "shop", "mail")["status"]
+        self.assertEqual(
+            [("acme", "mail-acme", 993, True), ("globex", "mail-globex", 993, True)],
+            [(row["subdomain"], row["service"], row["port"], row["available"]) for row in status["tenants"]],
+        )
+        self.assertEqual(16, len(status["observedTenants"]))
+
+    def test_not_known(self):
+        """Nothing is claimed or told before the store has answered, nor for what it does not know."""
+        world = World()
+        world.apply("shop", manifest("mail"))
+        world.describe("mail", None)
+        world.settle()
+        self.assertEqual((None, {}), (world.condition("shop", "mail"), world.names))
+        world.describe("mail", NOT_FOUND)
+        world.settle()
+        reason = "ConfigurationError-ReferencedDestination-NotFound"
+        self.assertEqual((("False", reason), {}), (world.condition("shop", "mail"), world.names))
+        world.describe("mail", Refusal(Stage.RESOLVE, Reason.DOCUMENT_INVALID, "it is wrong"))
+        world.settle()
+        self.assertEqual((FAILURE, {}), (world.condition("shop", "mail"), world.names))
+
+    def test_nobody_listens(self):
+        """No name without a replica; after a while the resource is told."""
+        world = World()
+        world.replicas[0].mute = True
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        self.assertEqual((None, {}), (world.condition("shop", "mail"), world.names))
+        world.now += 11
+        world.settle()
+        self.assertEqual((FAILURE, {}), (world.condition("shop", "mail"), world.names))
+        world.replicas[0].mute = False
+        world.settle()
+        self.assertEqual(SUCCESS, world.condition("shop", "mail"))
+
+    def test_failed(self):
+        """Why a name is missing is told."""
+        world = World()
+        refused = Refusal(Stage.RESOLVE, Reason.SERVICE_REFUSED, "forbidden")
+        world.failures[reference(Sort.SERVICE, "shop", "mail")] = refused
+        world.apply("shop", manifest("mail"))
+        for _ in range(9):
+            for steps in [each for each in world.pending() if world.failures.keys().isdisjoint(each.subjects)]:
+                world.take(steps, world.replicas[0])
+        self.assertEqual(("False", "ServiceCreationFailed"), world.condition("shop", "mail"))
+
+    def test_claim_failed(self):
+        """Why there is no port is told, and nothing is tried while that rests."""
+        world = World()
+        world.failures[ListenerKey("shop", "mail")] = Refusal(Stage.RESOLVE, Reason.SERVICE_REFUSED, "forbidden")
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        self.assertEqual(("False", "ServiceCreationFailed"), world.condition("shop", "mail"))
+
+    def test_limit(self):
+        """There are as many listeners as may be; who comes later is told."""
+        world = World(Bounds(listeners=2, spares=1))
+        world.apply("shop", manifest("mail", "a", "b", "c"))
+        world.settle()
+        self.assertEqual({"shop/mail-a", "shop/mail-b"}, set(world.names))
+        self.assertEqual(FAILURE, world.condition("shop", "mail"))
+        rows = world.get(Sort.DESTINATION, "shop", "mail")["status"]["tenants"]
+        self.assertIn("config.limits.listeners", rows[2]["message"])
+
+    def test_used_up(self):
+        """Without a free port the resource is told."""
+        world = World(Bounds(spares=0))
+        world.apply("shop", manifest("mail"))
+        observed = world.observed(world.replicas[0])
+        from tproxy.operator.leading import lead
+        from tproxy.operator.plan import RANGE
+
+        every = frozenset(port for part in RANGE for port in part)
+        (told,) = lead(evolve(observed, blocked=every), world.bounds)
+        self.assertIn("ports are used up", told.steps[0].status.message)
+
+    def test_follower(self):
+        """Who does not lead writes nothing."""
+        from tproxy.operator.leading import lead
+        from tproxy.operator.plan import Observed, Snapshot
+
+        world = World()
+        world.apply("shop", manifest("mail"))
+        self.assertEqual((), lead(Observed(world.snapshot(leading=False), {}), world.bounds))
+        self.assertEqual((), lead(Observed(Snapshot()), world.bounds))
+
+    def test_rejected(self):
+        """A resource that is wrong is told so; what it had goes on."""
+        world = World()
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        wrong = manifest("mail")
+        wrong["spec"]["accessControl"] = {"scope": "elsewhere"}
+        world.apply("shop", wrong)
+        world.settle()
+        self.assertEqual((FAILURE, {"shop/mail": "p10000"}), (world.condition("shop", "mail"), world.names))
+        self.assertEqual([], world.replicas[0].revoked)
+        world.apply("shop", {**wrong, "metadata": {"name": "other", "annotations": {}}})
+        world.settle()
+        self.assertEqual(FAILURE, world.condition("shop", "other"))
+
+    def test_no_service_name(self):
+        """What fits no Service is told."""
+        world = World()
+        world.apply("shop", manifest("mail.example"))
+        world.settle()
+        self.assertEqual(FAILURE, world.condition("shop", "mail.example"))
+
+
+class Names(SynchronousTestCase):
+    """Names that two want."""
+
+    def setUp(self):
+        self.world = World()
+        self.world.settle()
+
+    def test_foreign(self):
+        """A Service of somebody else stays as it is; the resource is told."""
+        self.world.storage.create(
+            self.world.storage.served["", "v1", "services"],
+            "shop",
+            {"metadata": {"name": "mail"}, "spec": {"ports": [{"port": 80}]}},
+        )
+        before = self.world.get(Sort.SERVICE, "shop", "mail")
+        self.world.apply("shop", manifest("mail"))
+        for _ in range(9):
+            failing = self.world.failures.keys()
+            for steps in [each for each in self.world.pending() if failing.isdisjoint(each.subjects)]:
+                self.world.take(steps, self.world.replicas[0])
+        self.assertEqual(before, self.world.get(Sort.SERVICE, "shop", "mail"))
+        reason = "ConfigurationError-K8sResourceWithNameAlreadyPresent"
+        self.assertEqual(("False", reason), self.world.condition("shop", "mail"))
+
+    def test_duplicate(self):
+        """Of two resources that want one name, the older has it, and keeps it; then the other gets it."""
+        duplicate = ("False", "ConfigurationError-DuplicateDestinationCustomResource")
+        self.world.apply("shop", manifest("mail", "b-c"))
+        self.world.settle()
+        self.world.now += 1
+        self.world.apply("shop", manifest("mail-b", "c"))
+        self.world.settle()
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
+        self.assertEqual(duplicate, self.world.condition("shop", "mail-b"))
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail-b"))
+        self.assertEqual(["shop/mail-b-c"], list(self.world.names))
+
+    def test_same_age(self):
+        """Of two that came together, the one with the lower uid has it."""
+        for name, tenant in (("mail", "b-c"), ("mail-b", "c")):
+            self.world.apply("shop", manifest(name, tenant))
+        self.world.settle()
+        uids = {n: self.world.get(Sort.DESTINATION, "shop", n)["metadata"]["uid"] for n in ("mail", "mail-b")}
+        winner = min(uids, key=uids.get)
+        self.assertEqual(SUCCESS, self.world.condition("shop", winner))
+
+    def test_made_anew(self):
+        """A resource that was deleted and made again is another one: another port, once the old name is collected."""
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        self.world.delete("shop", "mail")
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        self.assertEqual({"shop/mail": "p10001"}, self.world.names)
+        self.assertIsNotNone(self.world.ports[10000].released)
+        self.assertEqual(["shop/mail"], [whose for whose, _ in self.world.replicas[0].revoked])
+
+    def test_not_collected(self):
+        """A name that nobody collects is told after a while."""
+        self.world.collect = lambda: None
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        (served,) = [each for each in self.world.all(Sort.SERVICE) if self.world.role(each) == "name"]
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        where = {"metadata": {**served["metadata"], "resourceVersion": None}}
+        self.world.storage.create(
+            self.world.storage.served["", "v1", "services"], "shop", {**served, **where}
+        ) if self.world.get(Sort.SERVICE, "shop", "mail") is None else None
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        self.assertIsNone(self.world.condition("shop", "mail"))
+        self.world.now += 11
+        self.world.settle()
+        self.assertEqual(("False", "ServiceCreationFailed"), self.world.condition("shop", "mail"))
+
+    def test_coexist(self):
+        """Where another product serves other types, its resources are left alone; what was ours is given up."""
+        other = Refusal(Stage.RESOLVE, Reason.TYPE_NOT_SUPPORTED, "HTTP")
+        world = World(Bounds(spares=1, coexist=True))
+        world.apply("shop", manifest("web"))
+        world.describe("web", other)
+        world.settle()
+        self.assertEqual((None, {}), (world.condition("shop", "web"), world.names))
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        self.assertEqual(["shop/mail"], list(world.names))
+        world.describe("mail", other)
+        world.settle()
+        self.assertEqual({}, world.names)
+        world = World()
+        world.apply("shop", manifest("web"))
+        world.describe("web", other)
+        world.settle()
+        reason = "ConfigurationError-ReferencedDestination-TypeNotSupported"
+        self.assertEqual(("False", reason), world.condition("shop", "web"))
+
+
+class Changes(SynchronousTestCase):
+    """What changes about a listener."""
+
+    def setUp(self):
+        self.world = World()
+        self.world.apply("shop", manifest("mail", "acme"))
+        self.world.settle()
+        (self.port,) = [port.port for port in self.world.ports.values() if port.key]
+
+    def test_port(self):
+        """Another port is another port of the same Services; sessions live on."""
+        self.world.apply("shop", manifest("mail", "acme", port=1143))
+        self.world.settle()
+        self.assertEqual({"shop/mail-acme": f"p{self.port}"}, self.world.names)
+        self.assertEqual(1143, self.world.ports[self.port].service_port)
+        self.assertEqual(1143, self.world.get(Sort.SERVICE, "shop", "mail-acme")["spec"]["ports"][0]["port"])
+        self.assertEqual([], self.world.replicas[0].revoked)
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
+
+    def test_wider(self):
+        """A wider scope ends nothing."""
+        self.world.apply("shop", manifest("mail", "acme", scope="clusterWide"))
+        self.world.settle()
+        self.assertEqual({("shop", "clusterWide"): {self.port}}, self.world.policies)
+        self.assertEqual([], self.world.replicas[0].revoked)
+
+    def test_narrower(self):
+        """With a narrower scope sessions end, once nobody else can come any more."""
+        self.world.apply("shop", manifest("mail", "acme", scope="clusterWide"))
+        self.world.settle()
+        process = self.world.replicas[0]
+
+        def watch():
+            if process.revoked:
+                self.assertNotIn(("shop", "clusterWide"), self.world.policies)
+
+        self.world.watch = watch
+        self.world.apply("shop", manifest("mail", "acme", scope="namespaced"))
+        self.world.settle()
+        self.assertEqual([("shop/mail-acme", "narrowed")], process.revoked)
+        self.assertEqual({("shop", "namespaced"): {self.port}}, self.world.policies)
+
+    def test_tenant_removed(self):
+        """A tenant that is removed loses its name and its sessions; the others do not notice."""
+        self.world.apply("shop", manifest("mail", "acme", "globex"))
+        self.world.settle()
+        self.world.apply("shop", manifest("mail", "globex"))
+        self.world.settle()
+        self.assertEqual(["shop/mail-globex"], list(self.world.names))
+        self.assertIsNotNone(self.world.ports[self.port].released)
+        self.assertEqual(["shop/mail-acme"], [whose for whose, _ in self.world.replicas[0].revoked])
+        self.assertEqual([], self.world.addresses(self.port))
+
+    def test_destination_gone(self):
+        """A destination that is gone closes the port, whose name stays; when it is back, so is the port."""
+        self.world.describe("mail", NOT_FOUND)
+        self.world.settle()
+        self.assertEqual([("shop/mail-acme", "the destination is gone")], self.world.replicas[0].revoked)
+        self.assertEqual([], self.world.addresses(self.port))
+        self.assertEqual("False", self.world.condition("shop", "mail")[0])
+        self.world.describe("mail", IMAPS)
+        self.world.settle()
+        self.assertEqual(["10.0.0.1"], self.world.addresses(self.port))
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
+
+    def test_outage(self):
+        """A store that does not answer changes nothing; a document that is wrong is told."""
+        self.world.describe("mail", Refusal(Stage.RESOLVE, Reason.STORE_UNAVAILABLE, "away"))
+        self.world.settle()
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
+        self.world.describe("mail", Refusal(Stage.RESOLVE, Reason.DOCUMENT_INVALID, "wrong"))
+        self.world.settle()
+        self.assertEqual(FAILURE, self.world.condition("shop", "mail"))
+        self.assertEqual([], self.world.replicas[0].revoked)
+
+    def test_short_list(self):
+        """A list that comes back short takes nothing away."""
+        before = self.world.names, self.world.policies, dict(self.world.replicas[0].listening)
+        self.world.short = {("shop", "mail")}
+        self.world.settle()
+        self.assertEqual(before, (self.world.names, self.world.policies, self.world.replicas[0].listening))
+
+    def test_rest(self):
+        """A released port rests for ten minutes, then it is a spare, or is removed where there are enough."""
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        self.world.now += 599
+        self.world.settle()
+        self.assertIsNotNone(self.world.ports[self.port].released)
+        self.world.now += 2
+        self.world.settle()
+        self.assertNotIn(self.port, self.world.ports)
+        self.assertEqual(2, len(self.world.ports))
+
+    def test_spare_again(self):
+        """A port that rested becomes a spare where one is missing."""
+        self.world.bounds = Bounds(spares=3)
+        self.world.delete("shop", "mail")
+        self.world.take = self.no_spares(self.world.take)
+        self.world.settle()
+        self.world.now += 601
+        self.world.settle()
+        self.assertTrue(self.world.ports[self.port].spare)
+
+    def no_spares(self, take):
+        def reluctant(steps, process=None):
+            if steps.subjects[0] == ("spares", 993):
+                return False
+            return take(steps, process)
+
+        return reluctant
+
+    def test_open_still(self):
+        """A port that a policy opens still, or that replicas are named for, is never given to somebody else."""
+        for sort in (Sort.POLICY, Sort.SLICE):
+            world = World()
+            world.apply("shop", manifest("mail"))
+            world.settle()
+            world.delete("shop", "mail")
+            for _ in range(5):
+                for steps in world.pending():
+                    if not any(getattr(step, "sort", None) is sort for step in steps.steps):
+                        world.take(steps, world.replicas[0])
+                world.now += 601
+            self.assertIsNotNone(world.ports[10000].released)
+
+    def test_led_to(self):
+        """A port to which a name leads still is never given to somebody else."""
+        named = self.world.get(Sort.SERVICE, "shop", "mail-acme")
+        metadata = {"name": "mail-acme", "annotations": {}}
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        services = self.world.storage.served["", "v1", "services"]
+        self.world.storage.create(services, "shop", {"metadata": metadata, "spec": named["spec"]})
+        self.world.now += 601
+        self.world.settle()
+        self.assertIsNotNone(self.world.ports[self.port].released)
+
+    def test_record_gone(self):
+        """The number of a record that somebody deleted is not used while anything remembers it."""
+        services = self.world.storage.served["", "v1", "services"]
+        for collected in (False, True):
+            self.world.storage.remove(services, (HOME.namespace, f"p{self.port}"))
+            if collected:
+                self.world.collect()
+            self.world.apply("a", manifest(f"other-{collected}".lower()))
+            for steps in self.world.lead():
+                self.world.take(steps)
+            self.assertNotIn(self.port, self.world.ports)
+            self.world.settle()
+            (self.port,) = [int(to[1:]) for name, to in self.world.names.items() if name == "shop/mail-acme"]
+
+    def test_orphan(self):
+        """A name without a record that nobody wants is removed; one that is wanted gets a port."""
+        self.world.storage.remove(self.world.storage.served["", "v1", "services"], (HOME.namespace, f"p{self.port}"))
+        self.world.collect()
+        self.world.settle()
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
+        (port,) = [port.port for port in self.world.ports.values() if port.key and port.released is None]
+        self.assertEqual({"shop/mail-acme": f"p{port}"}, self.world.names)
+        self.world.storage.remove(self.world.storage.served["", "v1", "services"], (HOME.namespace, f"p{port}"))
+        self.world.apply("shop", manifest("mail", "globex"))
+        self.world.settle()
+        self.assertEqual(["shop/mail-globex"], list(self.world.names))
+
+
+class Replicas(SynchronousTestCase):
+    """Which replicas a port leads to."""
+
+    def setUp(self):
+        self.world = World()
+        self.second = Process("tproxy-2", "10.0.0.2")
+        self.world.replicas.append(self.second)
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        (self.port,) = [port.port for port in self.world.ports.values() if port.key]
+
+    def test_all(self):
+        """All that listen are named."""
+        self.assertEqual(["10.0.0.1", "10.0.0.2"], self.world.addresses(self.port))
+
+    def test_leaving(self):
+        """One that leaves, or is not ready, is taken out; the last one is kept, as one that is leaving."""
+        self.second.leaving = True
+        self.world.settle()
+        self.assertEqual(["10.0.0.1"], self.world.addresses(self.port))
+        self.world.replicas[0].ready = False
+        self.world.settle()
+        entries = self.world.get(Sort.SLICE, HOME.namespace, f"p{self.port}")["endpoints"]
+        self.assertEqual(
+            [("10.0.0.1", False, False), ("10.0.0.2", False, True)],
+            [(e["addresses"][0], e["conditions"]["ready"], e["conditions"]["terminating"]) for e in entries],
+        )
+
+    def test_unheard(self):
+        """Who was not heard yet stays where it is, and comes nowhere else."""
+        self.second.mute = True
+        self.world.apply("shop", manifest("other"))
+        self.world.settle()
+        self.assertEqual(["10.0.0.1", "10.0.0.2"], self.world.addresses(self.port))
+
+    def test_other_owner(self):
+        """Who listens there for somebody else is never named."""
+        key = ListenerKey("shop", "mail")
+        there = self.second.listening.pop(key)
+        stale = evolve(there.binding, key=ListenerKey("shop", "other"))
+        self.second.listening[stale.key] = evolve(there, binding=stale)
+        for steps in self.world.lead():
+            self.world.take(steps)
+        self.assertEqual(["10.0.0.1"], self.world.addresses(self.port))
+        self.world.settle()
+        self.assertEqual(["10.0.0.1", "10.0.0.2"], self.world.addresses(self.port))
+        self.assertEqual(Tenant(""), self.second.listening[key].binding.key.tenant)
+
+
+class Leaders(SynchronousTestCase):
+    """Two that believe to lead."""
+
+    def test_one_port(self):
+        """Two plans on the same picture: no port has two keys, and soon each key has one port."""
+        world = World()
+        world.settle()
+        for name in ("a", "b", "c"):
+            world.apply("shop", manifest(name))
+        first, second = world.lead(), world.lead()
+        for steps in (*first, *reversed(second)):
+            world.take(steps)
+        world.failures.clear()
+        world.settle()
+        held = [port.key for port in world.ports.values() if port.holder]
+        self.assertEqual(3, len(held))
+        self.assertEqual(len(set(held)), len(held))
+        self.assertTrue(world.conflicts)
+
+    def test_two_ports(self):
+        """One key that two leaders gave a port each keeps the one that its name leads to."""
+        world = World()
+        world.settle()
+        world.apply("shop", manifest("mail"))
+        (claim, *_) = world.lead()
+        other = evolve(claim, steps=(Create(Sort.SERVICE, self.record(world, 12345, claim.steps[0].change)),))
+        world.take(other)
+        world.take(claim)
+        world.settle()
+        self.assertEqual({"shop/mail": "p10000"}, world.names)
+        self.assertIsNotNone(world.ports[12345].released)
+
+    def record(self, world, port, change):
+        from tproxy.operator.desired import port_service
+
+        return port_service(HOME, port, 993, change["metadata"]["annotations"])

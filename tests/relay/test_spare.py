@@ -1,0 +1,64 @@
+"""Connections to a port that nobody has claimed yet."""
+
+from __future__ import annotations
+
+from tests.peers import turn
+from tests.relay.sessions import BINDING, SessionTestCase
+from tproxy.model import spare
+from tproxy.relay.factory import PATIENCE_SECONDS
+
+
+class SpareTests(SessionTestCase):
+    """They wait for a while."""
+
+    binding = spare(4000)
+
+    async def waiting_for(self, count: int) -> None:
+        while len(self.factory.waiting) != count:
+            await turn()
+
+    async def test_claimed(self) -> None:
+        """Who waits is served once the port is claimed, with what it said meanwhile."""
+        application = await self.application()
+        application.transport.write(b"1 CAPABILITY\r\n")
+        await self.waiting_for(1)
+        self.assertFalse(self.factory.sessions)
+        coming = self.server()
+        self.factory.binding = BINDING
+        self.assertFalse(self.factory.waiting)
+        server = await coming
+        await self.log_in(server)
+        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertTrue((await self.line(application)).startswith(b"* CAPABILITY"))
+        server.transport.loseConnection()
+        await self.over(application)
+
+    async def test_unclaimed(self) -> None:
+        """After a while it is told that nobody is there."""
+        application = await self.application()
+        await self.waiting_for(1)
+        self.clock.advance(PATIENCE_SECONDS)
+        self.assertTrue((await self.line(application)).startswith(b"* BYE"))
+        await self.over(application)
+        self.assertEqual("revoked", self.logged("session.refused")["reason"])
+
+    async def test_spare_again(self) -> None:
+        """Another binding of a spare claims nothing."""
+        application = await self.application()
+        await self.waiting_for(1)
+        self.factory.binding = spare(4001)
+        self.assertEqual(1, len(self.factory.waiting))
+        self.factory.revoke("going down")
+        await application.ended
+        await self.waiting_for(0)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    async def test_many(self) -> None:
+        """No more wait than a listener may have."""
+        applications = [await self.application() for _ in range(6)]
+        await self.waiting_for(5)
+        self.assertTrue((await self.line(applications[5])).startswith(b"* BYE [LIMIT]"))
+        for application in applications:
+            application.transport.abortConnection()
+        self.factory.revoke("going down")
+        await self.waiting_for(0)

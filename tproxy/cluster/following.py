@@ -1,0 +1,196 @@
+"""What is followed of a cluster: resources, what is ours, our pods, and the namespaces that are managed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from attrs import frozen
+from twisted.application.service import MultiService, Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from tproxy.cluster.api.client import Client
+from tproxy.cluster.api.objects import Gone, Key, Object, Put, Query, key, uid, version
+from tproxy.cluster.api.store import Store
+from tproxy.cluster.kinds import DESTINATIONS, NAMESPACES, PODS, POLICIES, SERVICES, SLICES
+from tproxy.cluster.spread import Spread
+from tproxy.config import Config
+from tproxy.model import RefusedError
+from tproxy.operator import objects
+from tproxy.operator.manifests import Name, Rejected, Resource, Status, parse
+from tproxy.operator.objects import (
+    COMPONENT,
+    INSTALLATION,
+    MANAGED_BY,
+    MANAGED_NAMESPACE,
+    ROLE,
+    US,
+    Installation,
+    Role,
+    Sort,
+)
+from tproxy.operator.plan import Snapshot
+from tproxy.operator.statuses import read_status
+
+log = Logger()
+
+
+@frozen
+class _Read:
+    """A resource as it was read: of which object, and what it asks for."""
+
+    uid: str
+    version: str
+    resource: Resource | Rejected | None
+
+
+class Following(MultiService):
+    """Follows, while it runs, what the operator depends on; no failure makes it forget anything.
+
+    @param changed: called after each change
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        installation: Installation,
+        client: Client,
+        clock: IReactorTime,
+        changed: Callable[[], None],
+    ) -> None:
+        MultiService.__init__(self)
+        self._config, self._installation = config, installation
+        self._client, self._clock, self._changed = client, clock, changed
+        self._read: dict[Name, _Read] = {}
+        self.everywhere = config.managed_namespaces_mode == "all"
+        namespace = installation.namespace
+        ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
+        self._destinations = self._spread(Query(DESTINATIONS))
+        self._names = self._spread(Query(SERVICES, labels=f"{ours},{ROLE}={Role.NAME}"))
+        self._records = self._spread(Query(SERVICES, labels=f"{ours},{ROLE}={Role.PORT}"), namespace)
+        self._slices = self._spread(Query(SLICES, labels=ours), namespace)
+        self._policies = self._spread(Query(POLICIES, labels=ours), namespace)
+        self._pods = self._spread(Query(PODS, labels=f"{COMPONENT}={US}"), namespace)
+        self._always = [self._records, self._slices, self._policies, self._pods]
+        if self.everywhere:
+            self._always += [self._destinations, self._names]
+            self._destinations.follow([""])
+            self._names.follow([""])
+        else:
+            managed = Query(NAMESPACES, labels=f"{MANAGED_NAMESPACE}={namespace}")
+            self._namespaces = self._spread(managed, "")
+            self._always.append(self._namespaces)
+
+    def _spread(self, query: Query, namespace: str | None = None) -> Spread:
+        spread = Spread(self._client, query, self._clock, self._changed)
+        if namespace is not None:
+            spread.follow([namespace])
+        Service.setServiceParent(spread, self)
+        return spread
+
+    # what is known
+
+    def snapshot(
+        self, address: str, replicas: tuple[objects.Replica, ...], leading: bool, now: float
+    ) -> Snapshot | None:
+        """What is there, as far as we were told; None until everything was listed once.
+
+        @param address: where listeners listen
+        @param now: seconds of the epoch
+        """
+        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        if not self.everywhere:  # names are looked for where there may be some still, too
+            managed = {name for _, name in self._namespaces.objects}
+            self._destinations.follow(managed)
+            self._names.follow(managed.union(port.holder.namespace for port in ports if port.holder))
+        if any(each.unseen for each in self._always):
+            return None
+        resources: list[Resource | Rejected] = []
+        identities: dict[Name, objects.Identity] = {}
+        statuses: dict[Name, Status] = {}
+        for name, thing in self._destinations.objects.items():
+            resource = self._resource(name, thing)
+            if resource is not None:
+                resources.append(resource)
+                identities[name] = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
+                status = read_status(thing)
+                if status is not None:
+                    statuses[name] = status
+        for name in self._read.keys() - self._destinations.objects.keys():
+            del self._read[name]
+        there = objects.Objects(
+            self._installation,
+            identities,
+            {port.port: port for port in ports},
+            self._names.objects,
+            {name: thing for (_, name), thing in self._slices.objects.items()},
+            {name: thing for (_, name), thing in self._policies.objects.items()},
+            replicas,
+            self._destinations.unseen | self._names.unseen,
+            leading,
+            now,
+        )
+        return Snapshot(tuple(resources), (), statuses, address, there)
+
+    def _resource(self, name: Name, thing: Object) -> Resource | Rejected | None:
+        """What a resource asks for: read once for each version of it."""
+        read = self._read.get(name)
+        if read is None or (read.uid, read.version) != (uid(thing), version(thing)):
+            read = self._read[name] = _Read(uid(thing), version(thing), self.judged(thing))
+        return read.resource
+
+    def judged(self, thing: Object) -> Resource | Rejected | None:
+        """What a resource asks for; None where that cannot even be answered."""
+        try:
+            return parse(thing, self._config)
+        except RefusedError as error:
+            log.warn("{message}", event="resource.refused", key="/".join(key(thing)), message=str(error.refusal))
+            return None
+
+    @property
+    def pods(self) -> Iterator[Object]:
+        """Our pods."""
+        return iter(self._pods.objects.values())
+
+    @property
+    def announced(self) -> set[str]:
+        """The addresses that are named in any slice."""
+        return {
+            address
+            for thing in self._slices.objects.values()
+            for entry in objects.endpoints(thing)
+            for address in entry.get("addresses") or ()
+        }
+
+    # what is learnt from answers, before a watch tells it
+
+    def learn(self, sort: Sort, thing: Object) -> None:
+        """The API server just said that this is there: known at once, if it is followed."""
+        if sort is Sort.DESTINATION or objects.role(thing, self._installation):
+            _put(self._store(sort, thing), thing)
+
+    def learn_namespace(self, thing: Object) -> None:
+        """… that a namespace is to be served, where only some are."""
+        _put(self._namespaces.store(""), thing)
+
+    def learn_pod(self, thing: Object) -> None:
+        """… that a pod of ours is there."""
+        _put(self._pods.store(self._installation.namespace), thing)
+
+    def forget(self, sort: Sort, thing: Object) -> None:
+        """The API server just said that this is no longer there."""
+        store = self._store(sort, thing)
+        if store is not None:
+            store.apply(Gone(thing))
+
+    def _store(self, sort: Sort, thing: Object) -> Store | None:
+        each: Key = key(thing)
+        spreads = {Sort.DESTINATION: self._destinations, Sort.SLICE: self._slices, Sort.POLICY: self._policies}
+        record = objects.role(thing, self._installation) is Role.PORT
+        spread = spreads.get(sort, self._records if record else self._names)
+        return spread.store(each[0])
+
+
+def _put(store: Store | None, thing: Object) -> None:
+    if store is not None:
+        store.apply(Put(thing))

@@ -1,0 +1,116 @@
+"""The ports of an installation: which can still be given out, and how many wait for resources to come."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+
+from attrs import frozen
+
+from tproxy.model import Reason, Refusal, Stage
+from tproxy.operator.desired import port_service
+from tproxy.operator.manifests import Name
+from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, policy_ports, target
+from tproxy.operator.plan import RANGE, Observed
+from tproxy.operator.steps import Create, Remove, Steps, record
+
+USUAL_PORT = 993
+"""The port for which there are always spares."""
+
+
+@frozen
+class Bounds:
+    """How many listeners there may be, and how many spares for each port in use.
+
+    With `coexist`, resources are left alone whose destination is of a type that no plug-in serves.
+    """
+
+    listeners: int = 4000
+    spares: int = 5
+    coexist: bool = False
+
+
+class Ports:
+    """The ports that can still be given out; each is given once."""
+
+    def __init__(self, observed: Observed, there: Objects, bounds: Bounds, scopes: Mapping[Name, set[int]]) -> None:
+        self._there, self._bounds, self.scopes = there, bounds, scopes
+        self._served = {int(name[1:]) for name, each in there.slices.items() if name[1:].isdigit() and endpoints(each)}
+        self._spares: dict[int, dict[int, Port]] = defaultdict(dict)
+        for port in there.ports.values():
+            if port.spare and port.port not in observed.blocked:
+                self._spares[port.service_port][port.port] = port
+        taken = there.ports.keys() | observed.blocked | _remembered(there)
+        self._free = (number for number in chain.from_iterable(RANGE) if number not in taken)
+        self._count = sum(port.holder is not None for port in there.ports.values())
+
+    def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
+        """A spare that leads from that port, best one next to what belongs together; else the number of a new one."""
+        if self._count >= self._bounds.listeners:
+            return _too_many(self._bounds.listeners)
+        spares, near = self._spares[service_port], self.scopes.get(whose, ())
+
+        def rank(number: int) -> tuple[bool, int, int]:
+            return number not in self._served, min((abs(number - each) for each in near), default=0), number
+
+        found: Port | int | Refusal = spares.pop(min(spares, key=rank)) if spares else next(self._free, _USED_UP)
+        self._count += 1
+        return found
+
+    def wants_spare(self, port: Port) -> bool:
+        """Whether a port that comes back is wanted as a spare."""
+        spares = self._spares[port.service_port]
+        if port.service_port not in self._used() or len(spares) >= self._bounds.spares:
+            return False
+        spares[port.port] = port
+        return True
+
+    def spares(self) -> Iterator[Steps]:
+        """Spares that are missing, and those that are too many."""
+        used, home = self._used(), self._there.installation
+        room = self._bounds.listeners + self._bounds.spares - len(self._there.ports)
+        for service_port in sorted(used | self._spares.keys()):
+            spares = self._spares[service_port]
+            wanted = self._bounds.spares if service_port in used else 0
+            for number in sorted(spares)[wanted:]:
+                yield Steps((record(home.namespace, number),), (Remove(Sort.SERVICE, spares[number].thing),))
+            missing = list(islice(self._free, max(0, min(room, wanted - len(spares)))))
+            if missing:
+                room -= len(missing)
+                made = (port_service(home, number, service_port, {}) for number in missing)
+                subjects = (("spares", service_port), *(record(home.namespace, number) for number in missing))
+                yield Steps(subjects, tuple(Create(Sort.SERVICE, manifest) for manifest in made))
+
+    def _used(self) -> set[int]:
+        return {USUAL_PORT} | {port.service_port for port in self._there.ports.values() if port.holder}
+
+
+def _remembered(there: Objects) -> set[int]:
+    """The ports that something leads to, opens or serves still, though their records may be gone."""
+    numbers = {int(name[1:]) for name in there.slices if name[1:].isdigit()}
+    for policy in there.policies.values():
+        numbers |= policy_ports(policy)
+    for name in there.names.values():
+        found = PORT_SERVICE.fullmatch(target(name).partition(".")[0])
+        numbers |= {int(found[1])} if found else set()
+    for replica in there.replicas:
+        numbers |= {port for port, mark in (replica.ports or {}).items() if mark}
+    return numbers
+
+
+_USED_UP = Refusal(
+    Stage.ACCEPT,
+    Reason.PORT_NOT_AVAILABLE,
+    "all ports are used up",
+    "remove resources, or part them between several installations",
+)
+
+
+def _too_many(limit: int) -> Refusal:
+    return Refusal(
+        Stage.ACCEPT,
+        Reason.LIMIT_REACHED,
+        f"there are {limit} listeners, as many as there may be",
+        "remove resources, raise config.limits.listeners, or part them between several installations",
+    )

@@ -1,0 +1,100 @@
+"""What a replica serves: the records of a cluster become the ports that are missing here, or here too long.
+
+Each replica decides for itself, whoever leads. Where the API server is away, nothing changes.
+"""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from tproxy.model import Binding, GreetingMode, ListenerKey, Refusal, spare
+from tproxy.operator.fates import GONE, bound
+from tproxy.operator.manifests import Resource
+from tproxy.operator.objects import CLUSTER_WIDE, Objects, Port, mark, policy_name, policy_ports
+from tproxy.operator.plan import Close, Known, Listening, Observed, Open, Rebind
+from tproxy.operator.steps import Narrow, Released, Step, Steps, Take, Unwanted
+
+
+def serve(observed: Observed) -> tuple[Steps, ...]:
+    """The steps that are missing, for each port; none where all is as it should be."""
+    objects = observed.cluster.objects
+    if objects is None:
+        return ()
+    serving = _Serving(observed, objects)
+    there = {listening.port: listening for listening in observed.listening.values()}
+    steps = {port.port: serving.port(port, there.get(port.port)) for port in objects.ports.values()}
+    steps |= {port: _unrecorded(listening) for port, listening in there.items() if port not in steps}
+    return tuple(Steps((port,), tuple(each)) for port, each in sorted(steps.items()) if each)
+
+
+class _Serving:
+    def __init__(self, observed: Observed, objects: Objects) -> None:
+        self._observed, self._objects = observed, objects
+        self._held = objects.held()
+        self._bindings: dict[ListenerKey, tuple[Binding, str]] = {}
+        self._kept = {}
+        for resource in observed.cluster.resources:
+            if isinstance(resource, Resource):
+                self._bindings |= {binding.key: (binding, resource.scope) for binding in resource.bindings}
+            else:
+                self._kept[resource.namespace, resource.name] = resource
+
+    def port(self, port: Port, there: Listening | None) -> list[Step]:
+        """What one port needs."""
+        if port.released is not None:
+            return _closed(there, "the port was released")
+        if there is not None and there.binding.claimed and _mark(there) != port.mark:
+            return _closed(there, "the port is no longer its own")
+        if port.key is None:
+            return [] if there else [Open(spare(port.port), self._observed.cluster.address, port.port)]
+        return self._claimed(port, port.key, there)
+
+    def _claimed(self, port: Port, key: ListenerKey, there: Listening | None) -> list[Step]:
+        served = there is not None and there.binding.claimed
+        held, wanted = self._held.get(key), self._bindings.get(key)
+        if held is None or wanted is None:
+            rejected = self._kept.get((key.namespace, key.name)) if held else None
+            kept = rejected is not None and rejected.keeps(key.tenant)
+            if not served or kept or key.namespace in self._objects.unseen:
+                return []
+            return [Unwanted(key, port.uid), *_closed(there, "the resource no longer wants it")]
+        if held.port != port.port:
+            return _closed(there, "it has another port") if served else []
+        binding, scope = wanted
+        known = self._observed.described.get(binding.request)
+        elsewhere = self._observed.listening.get(key)
+        if known is None or (elsewhere is not None and elsewhere.port != port.port):
+            return []
+        if isinstance(known, Refusal) and known.reason in GONE:
+            return _closed(there, GONE[known.reason])
+        binding = evolve(binding, owner=port.uid, scope=scope)
+        if isinstance(known, Known):
+            binding = bound(binding, known.protocol, known.asks)
+        elif there is not None and served:
+            binding = bound(binding, there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN)
+        if there is None:
+            return [Open(binding, self._observed.cluster.address, port.port)]
+        if not served:
+            return [Take(binding, port.port)]
+        return self._bound(there, binding)
+
+    def _bound(self, there: Listening, binding: Binding) -> list[Step]:
+        if there.binding.scope == CLUSTER_WIDE and binding.scope != CLUSTER_WIDE:
+            policy = self._objects.policies.get(policy_name(binding.key.namespace, CLUSTER_WIDE))
+            if policy is None or there.port not in policy_ports(policy):
+                return [Narrow(binding)]
+            binding = evolve(binding, scope=CLUSTER_WIDE)
+        return [] if binding == there.binding else [Rebind(binding)]
+
+
+def _unrecorded(there: Listening) -> list[Step]:
+    whose = _mark(there) if there.binding.claimed else ""
+    return [Released(there.port, whose), *_closed(there, "its record is gone")]
+
+
+def _closed(there: Listening | None, reason: str) -> list[Step]:
+    return [Close(there.binding.key, reason)] if there else []
+
+
+def _mark(there: Listening) -> str:
+    return mark(there.binding.key, there.binding.owner)
