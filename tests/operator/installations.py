@@ -29,6 +29,8 @@ from tproxy.operator.statuses import status_document
 from tproxy.operator.steps import (
     Change,
     Create,
+    Departed,
+    Look,
     Narrow,
     Released,
     Remove,
@@ -261,7 +263,7 @@ class World:
                     refusal = Refusal("resolve", Reason.NAME_ALREADY_PRESENT, "somebody else's")
                     self.failures |= dict.fromkeys(steps.subjects, refusal)
                 return taken
-            taken = taken or not isinstance(step, Unwanted | Released | Vacant)
+            taken = taken or not isinstance(step, Look)
             self.watch()
         return taken
 
@@ -286,6 +288,8 @@ class World:
             case Vacant(whose, host):
                 if objects.target(self.get(Sort.SERVICE, whose.namespace, whose.service)) == host:
                     raise LookError
+            case Departed(pod):
+                assert pod not in {each.name for each in self.replicas}
             case Create(sort, made):
                 self.storage.create(SERVED[sort], made["metadata"]["namespace"], made)
             case Change(sort, read, change):

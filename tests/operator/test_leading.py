@@ -29,6 +29,14 @@ class Births(SynchronousTestCase):
         self.assertEqual(["10.0.0.1"], world.addresses(10000))
         self.assertEqual([], world.pending())
 
+    def test_fewer(self):
+        """Spares that are too many are removed."""
+        world = World()
+        world.settle()
+        world.bounds = Bounds(spares=1)
+        world.settle()
+        self.assertEqual([10000], sorted(world.ports))
+
     def test_served(self):
         """A resource takes a spare, and another spare takes its place."""
         world = World()
@@ -225,6 +233,19 @@ class Names(SynchronousTestCase):
         reason = "ConfigurationError-K8sResourceWithNameAlreadyPresent"
         self.assertEqual(("False", reason), self.world.condition("shop", "mail"))
 
+    def test_nobodys(self):
+        """A Service that looks like ours, but belongs to no resource, stays as it is too."""
+        labels = {"app.kubernetes.io/managed-by": "tproxy", "tproxy/installation": "tproxy", "tproxy/role": "name"}
+        spec = {"type": "ExternalName", "externalName": "mail.example.com"}
+        thing = {"metadata": {"name": "mail", "labels": labels}, "spec": spec}
+        self.world.storage.create(self.world.storage.served["", "v1", "services"], "shop", thing)
+        before = self.world.get(Sort.SERVICE, "shop", "mail")
+        self.world.apply("shop", manifest("mail"))
+        self.world.settle()
+        self.assertEqual(before, self.world.get(Sort.SERVICE, "shop", "mail"))
+        reason = "ConfigurationError-K8sResourceWithNameAlreadyPresent"
+        self.assertEqual(("False", reason), self.world.condition("shop", "mail"))
+
     def test_duplicate(self):
         """Of two resources that want one name, the older has it, and keeps it; then the other gets it."""
         duplicate = ("False", "ConfigurationError-DuplicateDestinationCustomResource")
@@ -354,6 +375,16 @@ class Changes(SynchronousTestCase):
         self.assertEqual(["shop/mail-acme"], [whose for whose, _ in self.world.replicas[0].revoked])
         self.assertEqual([], self.world.addresses(self.port))
 
+    def test_tenant_removed_by_mistake(self):
+        """A tenant that a resource no longer names loses its name, though the resource is wrong in something else."""
+        self.world.apply("shop", manifest("mail", "acme", "globex"))
+        self.world.settle()
+        self.world.apply("shop", manifest("mail", "globex", scope="elsewhere"))
+        self.world.settle()
+        self.assertEqual(["shop/mail-globex"], list(self.world.names))
+        self.assertEqual(["shop/mail-acme"], [whose for whose, _ in self.world.replicas[0].revoked])
+        self.assertEqual(FAILURE, self.world.condition("shop", "mail"))
+
     def test_destination_gone(self):
         """A destination that is gone closes the port, whose name stays; when it is back, so is the port."""
         self.world.describe("mail", NOT_FOUND)
@@ -375,6 +406,14 @@ class Changes(SynchronousTestCase):
         self.world.settle()
         self.assertEqual(FAILURE, self.world.condition("shop", "mail"))
         self.assertEqual([], self.world.replicas[0].revoked)
+
+    def test_outage_at_start(self):
+        """A replica that starts while the store does not answer opens the recorded ports all the same."""
+        self.world.describe("mail", Refusal(Stage.RESOLVE, Reason.STORE_UNAVAILABLE, "away"))
+        self.world.replicas.append(Process("tproxy-2", "10.0.0.2"))
+        self.world.settle()
+        self.assertEqual(["10.0.0.1", "10.0.0.2"], self.world.addresses(self.port))
+        self.assertEqual(SUCCESS, self.world.condition("shop", "mail"))
 
     def test_short_list(self):
         """A list that comes back short takes nothing away."""
@@ -495,6 +534,12 @@ class Replicas(SynchronousTestCase):
             [(e["addresses"][0], e["conditions"]["ready"], e["conditions"]["terminating"]) for e in entries],
         )
 
+    def test_gone(self):
+        """One whose pod is gone is taken out."""
+        self.world.replicas.remove(self.second)
+        self.world.settle()
+        self.assertEqual(["10.0.0.1"], self.world.addresses(self.port))
+
     def test_unheard(self):
         """Who was not heard yet stays where it is, and comes nowhere else."""
         self.second.mute = True
@@ -538,6 +583,7 @@ class Leaders(SynchronousTestCase):
     def test_two_ports(self):
         """One key that two leaders gave a port each keeps the one that its name leads to."""
         world = World()
+        world.apply("shop", manifest("other"))
         world.settle()
         world.apply("shop", manifest("mail"))
         (claim, *_) = world.lead()
@@ -545,7 +591,8 @@ class Leaders(SynchronousTestCase):
         world.take(other)
         world.take(claim)
         world.settle()
-        self.assertEqual({"shop/mail": "p10000"}, world.names)
+        self.assertEqual({"shop/mail": "p10001", "shop/other": "p10000"}, world.names)
+        self.assertEqual({("shop", "namespaced"): {10000, 10001}}, world.policies)
         self.assertIsNotNone(world.ports[12345].released)
 
     def record(self, world, port, change):

@@ -99,7 +99,7 @@ class Port:
     @property
     def mark(self) -> str:
         """What a replica that serves it says of it."""
-        return mark(self.key, self.uid) if self.holder else ""
+        return mark(self.holder, self.uid) if self.holder else ""
 
 
 @frozen
@@ -169,10 +169,8 @@ class Objects:
         return target(named) != self.installation.host(port.port), port.port
 
 
-def mark(key: ListenerKey | None, uid: str) -> str:
+def mark(key: ListenerKey, uid: str) -> str:
     """Whose a port is, as replicas tell each other: short, and other for everybody else."""
-    if key is None:
-        return ""
     return sha256("\0".join((key.namespace, key.name, key.tenant, uid)).encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
+from twisted.trial.unittest import TestCase
 
 from tests.integration.kubernetes.network import PATH, Network
 from tests.integration.kubernetes.programs import FOLDER, missing
@@ -188,9 +189,12 @@ class Cluster:
         patch = json.dumps({"status": status})
         await self.kubectl("patch", kind, name, *options, "--subresource=status", "--type=merge", "-p", patch)
 
-    async def namespace(self, name: str, **labels: str) -> None:
-        """Create a namespace, and wait until pods can be made there."""
+    async def namespace(self, test: TestCase, name: str, **labels: str) -> None:
+        """Create a namespace, and wait until pods can be made there. What is in it goes with the test."""
+        where = f"namespace/{name}"
+        await self.kubectl("wait", where, "--for=delete", "--timeout=60s")
         await self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        test.addCleanup(self.kubectl, "delete", where, "--ignore-not-found", "--wait=false")
         await self.kubectl("wait", "serviceaccount/default", "-n", name, "--for=create", "--timeout=60s")
 
     async def account(self, namespace: str, name: str) -> Path:

@@ -67,8 +67,3 @@ class Manifests(TestCase):
         self.addCleanup(self.cluster.kubectl, "delete", "-k", folder, "--ignore-not-found")
         await self.cluster.kubectl("apply", "-k", folder, "--warnings-as-errors")
         return folder
-
-    async def namespace(self, name: str) -> None:
-        """A namespace that no other test has; what is in it goes with the test."""
-        await self.cluster.namespace(name)
-        self.addCleanup(self.cluster.kubectl, "delete", "namespace", name, "--wait=false")

@@ -93,7 +93,7 @@ class ClusterTests(TestCase):
 
     async def test_service(self):
         """A Service spreads connections by name over its ready pods; one that is not ready gets none."""
-        await self.cluster.namespace("spread")
+        await self.cluster.namespace(self, "spread")
         await self.cluster.create(
             service("spread", "web", selector={"app": "web"}, ports=[{"port": 993, "targetPort": 12345}])
         )
@@ -112,7 +112,7 @@ class ClusterTests(TestCase):
         if not TELNET:
             self.skipTest("there is no telnet: apt-get install telnet")
         for namespace in ("shop", "mail-system", "elsewhere"):
-            await self.cluster.namespace(namespace)
+            await self.cluster.namespace(self, namespace)
         port = {"port": 993, "targetPort": 12345}
         await self.cluster.create(
             service("mail-system", "p12345", selector={"app": "proxy"}, ports=[port]),
@@ -127,7 +127,7 @@ class ClusterTests(TestCase):
 
     async def test_no_such_name(self):
         """A name that is not there is said not to be there, in the cluster or outside."""
-        await self.cluster.namespace("nameless")
+        await self.cluster.namespace(self, "nameless")
         client = await self.pod("nameless", "client")
         for name in ("web", "web.example.com"):
             child = start(self, client.command(NC, name, "993"), self.cluster.folder)
@@ -135,7 +135,7 @@ class ClusterTests(TestCase):
 
     async def test_deployment(self):
         """A Deployment's pod is placed and becomes ready; in it, a program is its ServiceAccount to the API server."""
-        await self.cluster.namespace("deployed")
+        await self.cluster.namespace(self, "deployed")
         labels = {"app": "web"}
         spec = {
             "selector": {"matchLabels": labels},
@@ -157,7 +157,7 @@ class ClusterTests(TestCase):
 
     async def test_rights(self):
         """A ServiceAccount's token has the rights of its Role, and no other."""
-        await self.cluster.namespace("rights")
+        await self.cluster.namespace(self, "rights")
         for words in (
             ("serviceaccount", "reader"),
             ("role", "reader", "--verb=get", "--resource=services"),
@@ -179,7 +179,7 @@ class ClusterTests(TestCase):
 
     async def test_api_server_away(self):
         """While the API server is away Services go on; then it is there again with all that it knew."""
-        await self.cluster.namespace("away")
+        await self.cluster.namespace(self, "away")
         port = {"port": 993, "targetPort": 12345}
         await self.cluster.create(service("away", "web", selector={"app": "web"}, ports=[port]))
         await self.greeter("away", "web-1", app="web")

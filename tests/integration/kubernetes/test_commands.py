@@ -39,7 +39,7 @@ class CommandTests(Manifests):
 
     async def setUp(self):
         await super().setUp()
-        await self.namespace(SHOP)
+        await self.cluster.namespace(self, SHOP)
         self.installation = Installation(self, self.cluster)
         await self.installation.install()
         self.installation.document("mail", "acme")

@@ -82,7 +82,7 @@ class DefinitionTests(Manifests):
     async def setUp(self):
         await super().setUp()
         self.shop = f"definition-{token_hex(4)}"
-        await self.namespace(self.shop)
+        await self.cluster.namespace(self, self.shop)
 
     async def apply(self, thing: dict[str, Any], *options: str) -> None:
         await self.cluster.kubectl("apply", "-f", "-", *options, stdin=json.dumps(thing))

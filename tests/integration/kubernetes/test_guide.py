@@ -141,7 +141,7 @@ class GuideTests(Installed):
         user = self.mailbox("main", "example-dest-imaps", *MESSAGES)
         for tenant in ("acme", "globex", "initech"):
             self.mailbox(tenant, "tenant-mail")
-        await self.namespace(NAMESPACE)
+        await self.cluster.namespace(self, NAMESPACE)
         await self.install()
         replicas = await self.run_pods()
         await self.cluster.kubectl("apply", "-f", EXAMPLES)

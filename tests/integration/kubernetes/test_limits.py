@@ -31,7 +31,7 @@ class ScopeTests(Installed):
         for name in ("mail", "wide"):
             self.installation.document(name)
         for namespace in ("shop", "other"):
-            await self.namespace(namespace)
+            await self.cluster.namespace(self, namespace)
 
     async def judged(self, source: object, *ports: int, target: object = POD) -> list[bool]:
         """What the policies that are in the cluster now say to this traffic."""
@@ -116,7 +116,7 @@ class NamespaceTests(Installed):
         await self.operate("labelSelector", managedNamespacesMode="labelSelector", tenantMode="dedicated")
         self.installation.document("mail")
         for namespace in ("shop", "other"):
-            await self.namespace(namespace)
+            await self.cluster.namespace(self, namespace)
         await self.label("shop", f"={HOME}")
         await self.bind("shop")
         self.replica = await self.installation.start("tproxy-1")
@@ -178,7 +178,7 @@ class BoundsTests(Installed):
     async def setUp(self):
         await super().setUp()
         await self.operate(limits={"listeners": 3})
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         for tenant in ("", "acme"):
             self.installation.document("mail", tenant)
         await self.installation.start("tproxy-1")

@@ -90,7 +90,7 @@ class MissingRightsTests(Installed):
         told["cluster"]["kubernetes"]["spares"] = 1
         instances = told["config"]["integration"]["destinationService"]["instances"]
         instances.append({"name": "keyed", "serviceCredentials": {"secretName": "destination-service"}})
-        await self.namespace(SHOP)
+        await self.cluster.namespace(self, SHOP)
         await self.cluster.kubectl("apply", "-n", SHOP, "-k", K8S / "namespace")
         await self.cluster.kubectl("label", "namespace", SHOP, f"{MANAGED_NAMESPACE}={HOME}")
         for name in ("steady", "more", "other", "wide"):

@@ -54,7 +54,7 @@ class NeighbourTests(Installed):
     async def test_services(self):
         """Services of every make keep their names and ports, while their Destinations come, are refused and go."""
         await self.operate()
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         for way in WAYS:
             await self.make("shop", way, way)
         at_home = [way for way in WAYS if way != "labelled-as-ours"]
@@ -94,7 +94,7 @@ class NeighbourTests(Installed):
     async def test_duplicate(self):
         """Of two Destinations that mean one name the older has it; the other gets it once that is gone."""
         await self.operate()
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail", "acme")
         self.installation.document("other")
         await self.installation.start("tproxy-1")
@@ -125,7 +125,7 @@ class NeighbourTests(Installed):
     async def test_coexist(self):
         """A Destination of a type that another product serves has nothing of tproxy's; one for mail is served."""
         await self.operate(coexist=True)
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         web = self.installation.document("web", Type="HTTP", URL="https://web.example.com")
         await self.installation.start("tproxy-1")

@@ -45,7 +45,7 @@ class OperatorTests(Installed):
 
     async def test_session(self):
         """A Destination becomes a name under which a workload finds a session that is logged in; then it is deleted."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         await self.installation.start("tproxy-1")
         client = await self.client("shop")
@@ -76,7 +76,7 @@ class OperatorTests(Installed):
 
     async def test_tenants(self):
         """Each tenant has a name; one that is added gets one, one that is removed loses it with its sessions."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         for tenant in ("acme", "globex"):
             self.installation.document("mail", tenant)
         await self.installation.start("tproxy-1")
@@ -101,7 +101,7 @@ class OperatorTests(Installed):
 
     async def test_foreign(self):
         """A Service of somebody else is left as it is; the resource is told, and served once that is gone."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         ports = {"ports": [{"port": 80}], "selector": {"app": "web"}}
         service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "mail", "namespace": "shop"}}
@@ -117,7 +117,7 @@ class OperatorTests(Installed):
 
     async def test_destination(self):
         """A destination that vanishes takes the sessions with it; when it is back, it is served again."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         document = self.installation.document("mail")
         await self.installation.start("tproxy-1")
         client = await self.client("shop")
@@ -149,7 +149,7 @@ class OperatorTests(Installed):
 
     async def test_leader_lost(self):
         """When the leader dies, the other replica serves on, and leads soon."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         self.installation.document("other")
         first = await self.installation.start("tproxy-1")
@@ -170,7 +170,7 @@ class OperatorTests(Installed):
 
     async def test_rolling(self):
         """A leader that is told to stop is replaced without a connection lost; its sessions go on for a while."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         self.installation.configuration["cluster"]["kubernetes"]["drainSeconds"] = 60
         first = await self.installation.start("tproxy-1")
@@ -196,7 +196,7 @@ class OperatorTests(Installed):
 
     async def test_api_server_away(self):
         """While the API server is away sessions and new connections go on; then all goes on."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         self.installation.document("other")
         replica = await self.installation.start("tproxy-1")
@@ -218,8 +218,8 @@ class OperatorTests(Installed):
 
     async def test_deleted_while_down(self):
         """What is deleted while nobody runs, a namespace and a resource, is given up at the next start."""
-        await self.namespace("shop")
-        await self.cluster.namespace("lost")
+        await self.cluster.namespace(self, "shop")
+        await self.cluster.namespace(self, "lost")
         self.installation.document("mail")
         first = await self.installation.start("tproxy-1")
         for namespace in ("shop", "lost"):
@@ -244,7 +244,7 @@ class OperatorTests(Installed):
 
     async def test_time(self):
         """With spares, a Destination answers by its name within a moment of its creation."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         names = [f"mail-{number}" for number in range(20)]
         for name in names:
             self.installation.document(name)

@@ -77,7 +77,7 @@ class RulesTests(Manifests):
 
     async def test_all(self):
         """Where all namespaces are served: Services everywhere, all else at home."""
-        await self.namespace("rules-all")
+        await self.cluster.namespace(self, "rules-all")
         await self.install("shared")
         await self.assert_rules(HOME, EVERYWHERE, OF_SERVICES, AT_HOME)
         await self.assert_rules("rules-all", EVERYWHERE, OF_SERVICES)
@@ -85,7 +85,7 @@ class RulesTests(Manifests):
     async def test_label_selector(self):
         """Where some are served: Services where a RoleBinding says so, which can be taken away again."""
         shop = "rules-some"
-        await self.namespace(shop)
+        await self.cluster.namespace(self, shop)
         await self.install("labelSelector")
         await self.assert_rules(HOME, EVERYWHERE, OF_NAMESPACES, OF_SERVICES, AT_HOME)
         await self.assert_rules(shop, EVERYWHERE, OF_NAMESPACES)
@@ -103,7 +103,7 @@ class RequestTests(Manifests):
     async def test_requests(self):
         """What tproxy does goes through, with owners kept as strictly as some clusters do; all else is forbidden."""
         shop = "requests"
-        await self.namespace(shop)
+        await self.cluster.namespace(self, shop)
         await self.install("dedicated")
         await self.cluster.create(destination(shop, "mail"))
         await self.cluster.kubectl("create", "secret", "generic", "destination-service", "-n", HOME)

@@ -71,7 +71,7 @@ class TroubleTests(Installed):
 
     async def serve(self, *users: tuple[str, str]) -> list[Child]:
         """A replica, and a session for each of these tenants and destinations in the namespace shop."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         tenants: dict[str, list[str]] = {}
         for tenant, name in users:
             self.installation.document(name, tenant)
@@ -82,11 +82,6 @@ class TroubleTests(Installed):
         for name, each in tenants.items():
             await self.served("shop", name, *each)
         return [await self.enter(self.client, f"{name}-{tenant}", f"{tenant}{name}") for tenant, name in users]
-
-    async def yard(self) -> None:
-        """A namespace that is deleted with the test, if not before."""
-        await self.cluster.namespace("yard")
-        self.addCleanup(self.cluster.kubectl, "delete", "namespace", "yard", "--ignore-not-found")
 
     async def written(self) -> dict[str, str]:
         """All that we wrote, with its uids."""
@@ -195,7 +190,7 @@ class TroubleTests(Installed):
         """What is deleted ends at once, and its ports rest: neither who has its name later nor others get them."""
         history = self.history()
         first, _ = await self.serve(("acme", "mail"), ("globex", "other"))
-        await self.yard()
+        await self.cluster.namespace(self, "yard")
         self.installation.document("mail")
         await self.apply(resource("yard", "mail"))
         await self.available("yard", "mail")
@@ -233,7 +228,7 @@ class TroubleTests(Installed):
     async def test_deleted_unseen(self):
         """What was deleted, or made again, while no replica ran is noticed by the next one; all else stays."""
         await self.serve(("acme", "mail"), ("acme", "again"), ("acme", "kept"))
-        await self.yard()
+        await self.cluster.namespace(self, "yard")
         self.installation.document("mail")
         await self.apply(resource("yard", "mail"))
         await self.available("yard", "mail")
@@ -259,7 +254,7 @@ class TroubleTests(Installed):
 
     async def test_two_leaders(self):
         """Two replicas that both believe to be the leader never give one port to two, nor one name two ports."""
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         history = self.history()
         names, tenants = [f"mail-{number}" for number in range(12)], ["acme", "globex"]
         for name in names:

@@ -26,7 +26,7 @@ class ChangeTests(Installed):
     async def setUp(self):
         await super().setUp()
         await self.operate()
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
 
     async def wait(self, name: str, tenant: str) -> None:
         """The documented wait for a tenant."""
@@ -118,7 +118,7 @@ class FirstByteTests(Installed):
     async def test_spares(self):
         """40 Destinations one after the other, by the official client: all answer; p50 and p99 are printed."""
         await self.operate()
-        await self.namespace("shop")
+        await self.cluster.namespace(self, "shop")
         self.installation.document("mail")
         self.installation.configuration["cluster"]["kubernetes"]["spares"] = ONE_AFTER_THE_OTHER
         await self.installation.start("tproxy-1")
