@@ -324,6 +324,34 @@ class CacheTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(waiting), Cached("other", cached=False))
         self.assertEqual([self.cache.peek(key) for key in "ab"], [None, None])
 
+    def test_asked_anew(self) -> None:
+        """Who waits gets what is asked for anew, whatever comes of what was asked for before."""
+        for early in (True, False):
+            key = f"{early}"
+            waits = self.get(key)
+            self.cache.retry()
+            self.assertNoResult(waits)
+            if early:
+                self.fails(WRONG, -2)
+            self.arrives("new")
+            self.assertEqual(self.successResultOf(waits), Cached("new", cached=False))
+            if not early:
+                self.fails(WRONG, -2)
+            self.assertEqual(self.successResultOf(self.get(key)), Cached("new", cached=True))
+        self.assertEqual(self.changed, [])
+
+    def test_asked_again_at_once(self) -> None:
+        """What failed need not rest; what is held is kept, and what works only once is not asked for again."""
+        self.holding("one")
+        failed = self.get("b")
+        self.fails(WRONG)
+        self.failureResultOf(failed, RefusedError)
+        self.cache.retry()
+        self.cache.get("b", self.fetch, once=True)
+        self.cache.retry()
+        self.assertEqual(len(self.requests), 3)
+        self.assertEqual(self.cache.peek("a"), "one")
+
     def test_stopped(self) -> None:
         """Also what was asked for before a drop ends."""
         dropped = self.get()

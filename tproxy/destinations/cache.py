@@ -209,9 +209,12 @@ class Cache(Generic[K, V]):
         return self.get(key, fetch).addCallback(lambda cached: None if refused(cached.value) else cached.value)
 
     def retry(self) -> None:
-        """What could not be fetched may be asked for again at once."""
-        for entry in self._entries.values():
+        """What could not be fetched may be asked for again at once; what is asked for is asked for anew."""
+        for key, entry in list(self._entries.items()):
             entry.pause = None
+            if entry.flight is not None and entry.fetch is not None:
+                waiters, entry.flight.waiters = entry.flight.waiters, []
+                self._ask(key, entry, entry.fetch, *waiters)
 
     def forget(self) -> None:
         """Drops everything and renews nothing of it; who waits for a fetch under way still gets its outcome."""
@@ -258,10 +261,10 @@ class Cache(Generic[K, V]):
             refusal = error.refusal
             failures = entry.pause.failures + 1 if entry.pause is not None else 1
             seconds = pause(failures, getattr(error, "retry_after", 0.0), self._jitter)
-            entry.pause = _Pause(error, self._clock.seconds() + seconds, failures)
             outage = refusal.reason in self._outages
             stale = before if outage and before is not None and self._now() < before.valid_until else None
             if landed:
+                entry.pause = _Pause(error, self._clock.seconds() + seconds, failures)
                 entry.held = stale
                 if stale is not None:
                     self._arm(entry, key, seconds)

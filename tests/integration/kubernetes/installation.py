@@ -146,7 +146,8 @@ class Installation:
     async def _stop(self, replica: Replica) -> None:
         if replica.child.output.end is None:
             await replica.child.end(signal.SIGTERM)
-        print(str(replica.child.output)) if os.environ.get("SHOW") else None
+        if os.environ.get("SHOW"):
+            Path(os.environ["SHOW"], replica.pod.name).write_text(str(replica.child.output))
 
     async def until(self, condition, seconds: float = 30.0) -> Any:
         """What a condition gives, once that is true; it may be a coroutine function."""

@@ -127,6 +127,7 @@ class TroubleTests(Installed):
         self.installation.document("late")
         await self.apply(resource("shop", "late"))
         await self.available("shop", "late")
+        await self.until_served(self.client, "late")
         await self.enter(self.client, "late", "late")
         self.assertEqual([], replica.logged(event="listener.closed"))
 

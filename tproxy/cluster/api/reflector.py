@@ -15,7 +15,7 @@ from tproxy.cluster.api.client import Client
 from tproxy.cluster.api.objects import APIError, Change, Mark, Query, Why, version
 from tproxy.cluster.api.store import Store
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Pauses after failures, in seconds, before jitter: each twice the one before."""
 
 SPREAD = (1.0, 1.5)
