@@ -156,7 +156,7 @@ class RefusedError(Exception):
         return other
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class ListenerKey:
     """Whose port it is: one Destination resource for one tenant."""
 
@@ -173,7 +173,7 @@ class ListenerKey:
         return f"{self.namespace}/{self.service}"
 
 
-@frozen
+@frozen(cache_hash=True)
 class DestinationRequest:
     """What to ask a store for: a destination, as seen by one tenant."""
 
@@ -196,7 +196,7 @@ class GreetingMode(StrEnum):
     LOGIN = "login"
 
 
-@frozen
+@frozen(cache_hash=True)
 class Binding:
     """What a listener is bound to, from its opening to its end.
 

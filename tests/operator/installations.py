@@ -111,6 +111,7 @@ class World:
         self.short: set[tuple[str, str]] = set()
         self.watch: Callable[[], None] = lambda: None
         self.conflicts = 0
+        self.agreed = objects.Agreed()
 
     # what others do
 
@@ -228,7 +229,7 @@ class World:
         )
 
     def lead(self) -> tuple[Steps, ...]:
-        return lead(self.observed(self.replicas[0]), self.bounds)
+        return lead(self.observed(self.replicas[0]), self.bounds, self.agreed)
 
     def serve(self, process: Process) -> tuple[Steps, ...]:
         return serve(self.observed(process))

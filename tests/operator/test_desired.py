@@ -97,7 +97,9 @@ class SliceTests(SynchronousTestCase):
     both = Replica("one", "uid", ("10.0.0.1", "fd00::1"), True, ports={12345: ""})
 
     def slices(self, *replicas, before=None):
-        found = desired.endpoint_slices(HOME, port(), replicas, before or {})
+        before = before or {}
+        named = desired.reached(port(), replicas, before.values())
+        found = desired.endpoint_slices(HOME, port(), named, before)
         return {each["metadata"]["name"]: (each["addressType"], each["endpoints"]) for each in found}
 
     def test_families(self):

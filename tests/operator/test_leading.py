@@ -173,7 +173,7 @@ class Births(SynchronousTestCase):
         from tproxy.operator.plan import RANGE
 
         every = frozenset(port for part in RANGE for port in part)
-        (told,) = lead(evolve(observed, blocked=every), world.bounds)
+        (told,) = lead(evolve(observed, blocked=every), world.bounds, world.agreed)
         self.assertIn("ports are used up", told.steps[0].status.message)
 
     def test_follower(self):
@@ -183,8 +183,8 @@ class Births(SynchronousTestCase):
 
         world = World()
         world.apply("shop", manifest("mail"))
-        self.assertEqual((), lead(Observed(world.snapshot(leading=False), {}), world.bounds))
-        self.assertEqual((), lead(Observed(Snapshot()), world.bounds))
+        self.assertEqual((), lead(Observed(world.snapshot(leading=False), {}), world.bounds, world.agreed))
+        self.assertEqual((), lead(Observed(Snapshot()), world.bounds, world.agreed))
 
     def test_rejected(self):
         """A resource that is wrong is told so; what it had goes on."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 from attrs import frozen
 from twisted.application.service import MultiService, Service
@@ -33,15 +34,37 @@ from tproxy.operator.plan import Snapshot
 from tproxy.operator.statuses import read_status
 
 log = Logger()
+T = TypeVar("T")
+
+
+class _Reading(Generic[T]):
+    """What is read from objects: once from each version of them, though it is asked for again and again."""
+
+    def __init__(self, read: Callable[[Object], T]) -> None:
+        self._read = read
+        self._known: dict[Key, tuple[Object, T]] = {}
+
+    def of(self, objects: Mapping[Key, Object]) -> Mapping[Key, tuple[Object, T]]:
+        """The objects as they are now, each with what it says."""
+        self._known = {each: self._entry(each, thing) for each, thing in objects.items()}
+        return self._known
+
+    def _entry(self, each: Key, thing: Object) -> tuple[Object, T]:
+        known = self._known.get(each)
+        if known is None or (
+            known[0] is not thing and (uid(known[0]), version(known[0])) != (uid(thing), version(thing))
+        ):
+            return thing, self._read(thing)
+        return known
 
 
 @frozen
 class _Read:
-    """A resource as it was read: of which object, and what it asks for."""
+    """A resource as it was read: what it asks for, which one it is, and what it was told last."""
 
-    uid: str
-    version: str
     resource: Resource | Rejected | None
+    identity: objects.Identity
+    status: Status | None
 
 
 class Following(MultiService):
@@ -61,7 +84,8 @@ class Following(MultiService):
         MultiService.__init__(self)
         self._config, self._installation = config, installation
         self._client, self._clock, self._changed = client, clock, changed
-        self._read: dict[Name, _Read] = {}
+        self._resources = _Reading(self._resource)
+        self._ports = _Reading(objects.read_port)
         self.everywhere = config.managed_namespaces_mode == "all"
         namespace = installation.namespace
         ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
@@ -98,7 +122,7 @@ class Following(MultiService):
         @param address: where listeners listen
         @param now: seconds of the epoch
         """
-        ports = [port for port in map(objects.read_port, self._records.objects.values()) if port]
+        ports = [port for _, port in self._ports.of(self._records.objects).values() if port]
         if not self.everywhere:  # names are looked for where there may be some still, too
             managed = {name for _, name in self._namespaces.objects}
             self._destinations.follow(managed)
@@ -108,16 +132,12 @@ class Following(MultiService):
         resources: list[Resource | Rejected] = []
         identities: dict[Name, objects.Identity] = {}
         statuses: dict[Name, Status] = {}
-        for name, thing in self._destinations.objects.items():
-            resource = self._resource(name, thing)
-            if resource is not None:
-                resources.append(resource)
-                identities[name] = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
-                status = read_status(thing)
-                if status is not None:
-                    statuses[name] = status
-        for name in self._read.keys() - self._destinations.objects.keys():
-            del self._read[name]
+        for name, (_, read) in self._resources.of(self._destinations.objects).items():
+            if read.resource is not None:
+                resources.append(read.resource)
+                identities[name] = read.identity
+                if read.status is not None:
+                    statuses[name] = read.status
         there = objects.Objects(
             self._installation,
             identities,
@@ -132,12 +152,9 @@ class Following(MultiService):
         )
         return Snapshot(tuple(resources), (), statuses, address, there)
 
-    def _resource(self, name: Name, thing: Object) -> Resource | Rejected | None:
-        """What a resource asks for: read once for each version of it."""
-        read = self._read.get(name)
-        if read is None or (read.uid, read.version) != (uid(thing), version(thing)):
-            read = self._read[name] = _Read(uid(thing), version(thing), self.judged(thing))
-        return read.resource
+    def _resource(self, thing: Object) -> _Read:
+        identity = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
+        return _Read(self.judged(thing), identity, read_status(thing))
 
     def judged(self, thing: Object) -> Resource | Rejected | None:
         """What a resource asks for; None where that cannot even be answered."""

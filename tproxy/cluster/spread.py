@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 from attrs import evolve
 from twisted.application.service import Service
@@ -52,8 +52,8 @@ class Spread(Service):
 
     @property
     def objects(self) -> Mapping[Key, Object]:
-        """What is known of all of them."""
-        return ChainMap(*(dict(part.store.objects) for part in self._parts.values()))
+        """What is known of all of them, now."""
+        return dict(chain.from_iterable(part.store.objects.items() for part in self._parts.values()))
 
     @property
     def unseen(self) -> frozenset[str]:

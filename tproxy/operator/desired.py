@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -102,28 +102,33 @@ def named_service(installation: Installation, key: ListenerKey, uid: str, port: 
     }
 
 
-def endpoint_slices(
-    installation: Installation, port: Port, replicas: Iterable[Replica], before: Mapping[str, Thing]
-) -> list[dict[str, Any]]:
-    """The slices of a port, one for each family of addresses: the first is there always.
+def reached(port: Port, replicas: Collection[Replica], before: Iterable[Thing]) -> tuple[Replica, ...]:
+    """The replicas that a port leads to.
 
     Where somebody is ready, nobody else is named: a connection never goes to who is leaving.
 
-    @param before: the slices that are there, by name: who was not heard yet stays in them
+    @param before: the slices that are there: who was not heard yet stays in them
     """
-    names = {family: slice_name(port.port, family) for family in ("IPv4", "IPv6")}
-    known = {
-        address
-        for name in names.values()
-        for entry in endpoints(before.get(name, {}))
-        for address in entry.get("addresses") or ()
-    }
-    there = [replica for replica in replicas if replica.listens(port, known)] if port.released is None else []
-    ready = [replica for replica in there if replica.ready and not replica.leaving]
+    if port.released is not None:
+        return ()
+    known: set[str] = set()
+    if any(replica.ports is None for replica in replicas):
+        known = {address for each in before for entry in endpoints(each) for address in entry.get("addresses") or ()}
+    there = tuple(replica for replica in replicas if replica.listens(port, known))
+    return tuple(replica for replica in there if replica.ready and not replica.leaving) or there
+
+
+def endpoint_slices(
+    installation: Installation, port: Port, replicas: Iterable[Replica], before: Container[str]
+) -> list[dict[str, Any]]:
+    """The slices of a port that leads to these replicas, one for each family of addresses: the first is there always.
+
+    @param before: the names of those that are there
+    """
     families: dict[str, list[dict[str, Any]]] = {
-        family: [] for family, name in names.items() if family == "IPv4" or name in before
+        family: [] for family in ("IPv4", "IPv6") if family == "IPv4" or slice_name(port.port, family) in before
     }
-    for replica in sorted(ready or there, key=lambda replica: replica.name):
+    for replica in sorted(replicas, key=lambda replica: replica.name):
         for address in replica.addresses:
             entry = _endpoint(installation, replica, address)
             families.setdefault(f"IPv{ip_address(address).version}", []).append(entry)

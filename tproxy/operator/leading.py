@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from operator import itemgetter
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tproxy.model import Binding, ListenerKey, Reason, Refusal, Stage
 from tproxy.operator import desired, objects
@@ -26,7 +27,7 @@ from tproxy.operator.manifests import (
     condition_reason,
     shortened,
 )
-from tproxy.operator.objects import Objects, Port, Sort, Thing, says
+from tproxy.operator.objects import Agreed, Objects, Port, Replica, Sort, Thing, says
 from tproxy.operator.plan import Known, Observed
 from tproxy.operator.ports import USUAL_PORT, Bounds, Ports
 from tproxy.operator.statuses import status_document
@@ -59,12 +60,16 @@ PATIENCE_SECONDS = 10.0
 """How long nothing is told of a port that was claimed and is not served yet."""
 
 
-def lead(observed: Observed, bounds: Bounds) -> tuple[Steps, ...]:
-    """The steps that are missing, the urgent ones first; none where all is as it should be."""
+def lead(observed: Observed, bounds: Bounds, agreed: Agreed) -> tuple[Steps, ...]:
+    """The steps that are missing, the urgent ones first; none where all is as it should be.
+
+    @param agreed: makes the next plan come sooner, where little has changed
+    """
     there = observed.cluster.objects
     if there is None or not there.leading:
         return ()
-    return _Leading(observed, there, bounds).steps()
+    agreed.turn()
+    return _Leading(observed, there, bounds, agreed).steps()
 
 
 @frozen
@@ -77,10 +82,10 @@ class _Wanted:
 
 
 class _Leading:
-    def __init__(self, observed: Observed, there: Objects, bounds: Bounds) -> None:
-        self._observed, self._there, self._bounds = observed, there, bounds
+    def __init__(self, observed: Observed, there: Objects, bounds: Bounds, agreed: Agreed) -> None:
+        self._observed, self._there, self._bounds, self._agreed = observed, there, bounds, agreed
         self._home = there.installation
-        self._held = there.held()
+        self._held = there.held
         self._opened = {name: objects.policy_ports(policy) for name, policy in there.policies.items()}
         self._resources = {(each.namespace, each.name): each for each in observed.cluster.resources}
         self._left_alone = {name for name, each in self._resources.items() if self._foreign(each)}
@@ -93,6 +98,7 @@ class _Leading:
             if self._holders[binding.key.namespace, binding.key.service] == binding.key
         }
         self._ports = Ports(observed, there, bounds, self._scopes())
+        self._faces = {replica.uid: evolve(replica, ports=None) for replica in there.replicas}
         self._claims: list[Steps] = []
         self._changes: list[Steps] = []
         self._told: list[Steps] = []
@@ -119,7 +125,7 @@ class _Leading:
 
     def _named(self) -> Mapping[Name, ListenerKey]:
         """Whose each name is: who holds it keeps it, then the older resource, then the lower uid."""
-        claimants: list[tuple[tuple[object, ...], ListenerKey]] = []
+        claims: dict[Name, list[ListenerKey]] = defaultdict(list)
         for name, resource in self._resources.items():
             identity = self._there.identities.get(name)
             if identity is None or name in self._left_alone:
@@ -130,13 +136,13 @@ class _Leading:
                 else (key for key in self._held if (key.namespace, key.name) == name and resource.keeps(key.tenant))
             )
             for key in keys:
-                held = self._there.names.get((key.namespace, key.service))
-                keeps = held is not None and objects.owner(held) == identity.uid
-                claimants.append(((not keeps, identity.created, identity.uid), key))
-        holders: dict[Name, ListenerKey] = {}
-        for _, key in sorted(claimants):
-            holders.setdefault((key.namespace, key.service), key)
-        return holders
+                claims[key.namespace, key.service].append(key)
+        return {name: keys[0] if len(keys) == 1 else min(keys, key=self._seniority) for name, keys in claims.items()}
+
+    def _seniority(self, key: ListenerKey) -> tuple[bool, str, str]:
+        identity = self._there.identities[key.namespace, key.name]
+        held = self._there.names.get((key.namespace, key.service))
+        return held is None or objects.owner(held) != identity.uid, identity.created, identity.uid
 
     def _keeps(self, key: ListenerKey) -> bool:
         """Whether a key's port stays its own."""
@@ -170,13 +176,11 @@ class _Leading:
         if port is None:
             return self._claim(wanted, known.port if isinstance(known, Known) else USUAL_PORT)
         asked = wanted.port or (known.port if isinstance(known, Known) else port.service_port)
-        ready = self._announced(wanted, port, asked)
-        failure = self._failure(wanted, port)
-        if ready and isinstance(known, Refusal):
-            row = ListenerStatus(key, _address(key), port.service_port, True, SUCCESS)
-            return row if known.reason in TRANSIENT else self._down(key, known, port)
-        if ready:
+        if self._announced(wanted, port, asked):
+            if isinstance(known, Refusal) and known.reason not in TRANSIENT:
+                return self._down(key, known, port)
             return ListenerStatus(key, _address(key), port.service_port, True, SUCCESS)
+        failure = self._failure(wanted, port)
         if failure is not None:
             return self._down(key, failure, port)
         if self._there.now - port.claimed < PATIENCE_SECONDS:
@@ -222,12 +226,16 @@ class _Leading:
         if port.port not in opened or not served:
             return False
         uid = self._there.identities[key.namespace, key.name].uid
-        manifest = desired.named_service(self._home, key, uid, port)
         there = self._there.names.get((key.namespace, key.service))
+
+        def compare() -> bool:
+            return there is not None and says(there, desired.named_service(self._home, key, uid, port))
+
+        if there is not None and self._agreed.on(key, (there,), (uid, port.port, port.service_port), compare):
+            return True
         if there is not None and objects.owner(there) != uid:
             return False
-        if there is not None and says(there, manifest):
-            return True
+        manifest = desired.named_service(self._home, key, uid, port)
         step = Create(Sort.SERVICE, manifest) if there is None else _changed(Sort.SERVICE, there, manifest)
         self._changes.append(Steps((reference(Sort.SERVICE, key.namespace, key.service),), (step,)))
         return False
@@ -262,8 +270,12 @@ class _Leading:
 
     def _tell(self, name: Name, status: Status) -> None:
         read = self._there.identities[name].thing
-        document = status_document(status, read, self._there.now)
-        if not says(_timeless(read.get("status") or {}), _timeless(document)):
+
+        def compare() -> bool:
+            document = status_document(status, read, self._there.now)
+            return says(_timeless(read.get("status") or {}), _timeless(document))
+
+        if not self._agreed.on(name, (read,), status, compare):
             before = self._observed.cluster.statuses.get(name)
             subject = reference(Sort.DESTINATION, *name)
             self._told.append(Steps((subject,), (Tell(name, read, status, before),)))
@@ -288,19 +300,19 @@ class _Leading:
         return found
 
     def _policies(self) -> Iterator[Steps]:
-        wanted = {
-            objects.policy_name(*whose): desired.policy(self._home, *whose, ports)
-            for whose, ports in self._ports.scopes.items()
-        }
+        wanted = {objects.policy_name(*whose): whose for whose in self._ports.scopes}
         for name in sorted(wanted.keys() | self._there.policies.keys()):
-            there, manifest = self._there.policies.get(name), wanted.get(name)
+            there, whose = self._there.policies.get(name), wanted.get(name)
             step: Step | None = None
-            if there is None:
-                step = Create(Sort.POLICY, manifest or {})
-            elif manifest is None:
-                step = Remove(Sort.POLICY, there)
-            elif not says(there, manifest) or self._opened[name] != self._ports.scopes[_whose(there)]:
-                step = _changed(Sort.POLICY, there, manifest)
+            if whose is None:
+                step = Remove(Sort.POLICY, there or {})
+            else:
+                ports = self._ports.scopes[whose]
+                manifest = desired.policy(self._home, *whose, ports)
+                if there is None:
+                    step = Create(Sort.POLICY, manifest)
+                elif not says(there, manifest) or self._opened[name] != ports:
+                    step = _changed(Sort.POLICY, there, manifest)
             if step is not None:
                 kept = self._ports.scopes.get(_whose(there), ()) if there else ()
                 lost = set(self._opened.get(name, ())).difference(kept, self._there.ports)
@@ -315,9 +327,9 @@ class _Leading:
 
     def _slices(self) -> Iterator[Steps]:
         """The slices that have to change: those of somebody's ports first."""
-        for port in sorted(self._there.ports.values(), key=lambda port: (port.holder is None, port.port)):
-            wanted = desired.endpoint_slices(self._home, port, self._there.replicas, self._there.slices)
-            for manifest in wanted:
+        outdated = [(port, named) for port in self._there.ports.values() if (named := self._outdated(port)) is not None]
+        for port, named in sorted(outdated, key=lambda each: (each[0].holder is None, each[0].port)):
+            for manifest in desired.endpoint_slices(self._home, port, named, self._there.slices):
                 name = manifest["metadata"]["name"]
                 there = self._there.slices.get(name)
                 where = reference(Sort.SLICE, self._home.namespace, name)
@@ -326,6 +338,18 @@ class _Leading:
                 elif _belongs(there, port.thing["metadata"]["uid"]) and not says(there, manifest):
                     step = Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]})
                     yield Steps((where,), (*self._departed(there), step))
+
+    def _outdated(self, port: Port) -> tuple[Replica, ...] | None:
+        """The replicas that a port should lead to, where its slices say something else."""
+        there = tuple(self._slices_of(port))
+        named = desired.reached(port, self._there.replicas, there)
+
+        def compare() -> bool:
+            wanted = desired.endpoint_slices(self._home, port, named, self._there.slices)
+            return len(there) == len(wanted) and all(map(says, there, wanted))
+
+        faces = tuple(self._faces[replica.uid] for replica in named)
+        return None if self._agreed.on(port.port, there, faces, compare) else named
 
     def _departed(self, there: Thing) -> Iterator[Departed]:
         """Looks at the pods in a slice that are not known any more."""
@@ -336,11 +360,13 @@ class _Leading:
 
     def _released(self) -> Iterator[Steps]:
         """Ports that nobody wants any more."""
-        for port in sorted(self._there.ports.values(), key=lambda port: port.port):
-            key = port.holder
-            if key is None or key.namespace in self._there.unseen:
-                continue
-            if self._held.get(key) is port and self._keeps(key):
+        unwanted = [
+            (port.port, port, key)
+            for port in self._there.ports.values()
+            if (key := port.holder) is not None and not (self._held.get(key) is port and self._keeps(key))
+        ]
+        for _, port, key in sorted(unwanted, key=itemgetter(0)):
+            if key.namespace in self._there.unseen:
                 continue
             name = (key.namespace, key.name)
             resource, identity = self._resources.get(name), self._there.identities.get(name)
@@ -359,8 +385,9 @@ class _Leading:
 
     def _orphans(self) -> Iterator[Steps]:
         """Names that a resource no longer wants and that no record remembers; those of no resource are collected."""
-        hosts = {self._home.host(port.port) for port in self._there.ports.values() if port.holder}
-        for (namespace, service), there in sorted(self._there.names.items(), key=lambda item: item[0]):
+        names = [item for item in self._there.names.items() if not self._holds(*item)]
+        hosts = {self._home.host(port.port) for port in self._there.ports.values() if port.holder} if names else set()
+        for (namespace, service), there in sorted(names, key=itemgetter(0)):
             key = objects.named_key(there)
             identity = self._there.identities.get((key.namespace, key.name)) if key else None
             if key is None or identity is None or objects.owner(there) != identity.uid:
@@ -369,13 +396,21 @@ class _Leading:
                 where = reference(Sort.SERVICE, namespace, service)
                 yield Steps((where,), (Unwanted(key, identity.uid), Remove(Sort.SERVICE, there)))
 
+    def _holds(self, name: Name, there: Thing) -> bool:
+        """Whether a name is that of who is to have it."""
+        key = self._holders.get(name)
+        return key is not None and objects.owner(there) == self._there.identities[key.namespace, key.name].uid
+
     def _rested(self) -> Iterator[Steps]:
         """Released ports that somebody else may get by now: nothing leads there any more."""
-        targets = {objects.target(each) for each in self._there.names.values()}
+        rested = [
+            (port.port, port)
+            for port in self._there.ports.values()
+            if port.released is not None and self._there.now - port.released >= REST_SECONDS
+        ]
+        targets = {objects.target(each) for each in self._there.names.values()} if rested else set()
         opened = set(chain.from_iterable(self._opened.values()))
-        for port in sorted(self._there.ports.values(), key=lambda port: port.port):
-            if port.released is None or self._there.now - port.released < REST_SECONDS:
-                continue
+        for _, port in sorted(rested, key=itemgetter(0)):
             host = self._home.host(port.port)
             used = any(objects.endpoints(each) for each in self._slices_of(port))
             if host in targets or port.port in opened or used:

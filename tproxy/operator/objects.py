@@ -7,10 +7,12 @@ it; a Service of type ExternalName beside the resource leads there; a NetworkPol
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from operator import is_
 from typing import Any
 
 from attrs import field, frozen
@@ -38,6 +40,9 @@ OPAQUE_PORTS = "config.linkerd.io/opaque-ports"
 PORT_NAME = "tcp-imap"
 PORT_SERVICE = re.compile(r"p([1-9][0-9]{3,4})")
 CLUSTER_WIDE = "clusterWide"
+
+REMEMBERED = 16_384
+"""So many names that are made of others are not made anew each time: plans need them all, again and again."""
 
 
 class Role(StrEnum):
@@ -152,16 +157,18 @@ class Objects:
     leading: bool = False
     now: float = 0.0
 
-    def held(self) -> dict[ListenerKey, Port]:
+    @cached_property
+    def held(self) -> Mapping[ListenerKey, Port]:
         """The one port of each key, while its resource is the one that it was claimed for.
 
         Where two leaders claimed one each, it is the one that the name leads to, else the lower one.
         """
         held: dict[ListenerKey, Port] = {}
-        for port in sorted(self.ports.values(), key=self._rank):
-            identity = port.holder and self.identities.get((port.holder.namespace, port.holder.name))
-            if port.holder and identity and identity.uid == port.uid:
-                held.setdefault(port.holder, port)
+        for port in self.ports.values():
+            key = port.holder
+            identity = key and self.identities.get((key.namespace, key.name))
+            if key and identity and identity.uid == port.uid:
+                held[key] = min(held[key], port, key=self._rank) if key in held else port
         return held
 
     def _rank(self, port: Port) -> tuple[bool, int]:
@@ -169,6 +176,7 @@ class Objects:
         return target(named) != self.installation.host(port.port), port.port
 
 
+@lru_cache(maxsize=REMEMBERED)
 def mark(key: ListenerKey, uid: str) -> str:
     """Whose a port is, as replicas tell each other: short, and other for everybody else."""
     return sha256("\0".join((key.namespace, key.name, key.tenant, uid)).encode()).hexdigest()[:16]
@@ -274,11 +282,13 @@ def service_name(port: int) -> str:
     return f"p{port}"
 
 
+@lru_cache(maxsize=REMEMBERED)
 def slice_name(port: int, family: str) -> str:
     """The name of the slice of a port; `family` is IPv4 or IPv6."""
     return service_name(port) if family == "IPv4" else f"{service_name(port)}-{family.lower()}"
 
 
+@lru_cache(maxsize=REMEMBERED)
 def policy_name(namespace: str, scope: str) -> str:
     """The name of the policy of a namespace and scope."""
     return f"tproxy-{scope.lower()}-{sha256(namespace.encode()).hexdigest()[:16]}"
@@ -295,6 +305,35 @@ def _seconds(text: str, otherwise: float) -> float:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return otherwise
+
+
+class Agreed:
+    """Which objects said all that was wanted of them: where neither changes, they are not compared again.
+
+    A plan comes out the same without it, only later.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[Hashable, tuple[tuple[Thing, ...], object]] = {}
+        self._now = self._before
+
+    def turn(self) -> None:
+        """Another plan begins: what the last one did not ask for is forgotten."""
+        self._before, self._now = self._now, {}
+
+    def on(self, what: Hashable, there: tuple[Thing, ...], wanted: object, compare: Callable[[], bool]) -> bool:
+        """Whether objects say what is wanted, as `compare` would tell."""
+        known = self._before.get(what)
+        if known is None or known[1] != wanted or not _same(known[0], there):
+            if not compare():
+                return False
+            known = there, wanted
+        self._now[what] = known
+        return True
+
+
+def _same(some: tuple[Thing, ...], others: tuple[Thing, ...]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def says(there: Any, wanted: Any) -> bool:

@@ -19,6 +19,7 @@ from tproxy.listeners import Listeners
 from tproxy.model import Reason, Refusal, RefusedError, Stage, spare
 from tproxy.operator.leading import lead
 from tproxy.operator.manifests import Resource
+from tproxy.operator.objects import Agreed
 from tproxy.operator.plan import Close, Observed, Open, Rebind
 from tproxy.operator.ports import Bounds
 from tproxy.operator.reconciler import PERFORM_SECONDS, Descriptions, Pauses
@@ -85,6 +86,7 @@ class Operator(Service):
         self._pauses: Pauses[Hashable] = Pauses(clock, lambda _: self.poke(), chance)
         self._refusals: dict[Hashable, Refusal] = {}
         self._foreign: set[int] = set()
+        self._agreed = Agreed()
         self.passes = self.failures = 0
         self.seconds = 0.0
         self._caught_up = False
@@ -167,7 +169,7 @@ class Operator(Service):
         for steps in serving:
             if self._free(steps):
                 self._begin(steps)
-        self._queue = deque(lead(observed, self._bounds))
+        self._queue = deque(lead(observed, self._bounds, self._agreed))
         planned = {subject for steps in (*serving, *self._queue) for subject in steps.subjects}
         self._pauses.keep(planned.union(self._pauses.resting, self._busy))
         self._write()

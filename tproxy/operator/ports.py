@@ -11,7 +11,7 @@ from attrs import frozen
 from tproxy.model import Reason, Refusal, Stage
 from tproxy.operator.desired import port_service
 from tproxy.operator.manifests import Name
-from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, policy_ports, target
+from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, policy_ports, slice_name, target
 from tproxy.operator.plan import RANGE, Observed
 from tproxy.operator.steps import Create, Remove, Steps, record
 
@@ -36,14 +36,16 @@ class Ports:
 
     def __init__(self, observed: Observed, there: Objects, bounds: Bounds, scopes: Mapping[Name, set[int]]) -> None:
         self._there, self._bounds, self.scopes = there, bounds, scopes
-        self._served = {int(name[1:]) for name, each in there.slices.items() if name[1:].isdigit() and endpoints(each)}
         self._spares: dict[int, dict[int, Port]] = defaultdict(dict)
         for port in there.ports.values():
             if port.spare and port.port not in observed.blocked:
                 self._spares[port.service_port][port.port] = port
-        taken = there.ports.keys() | observed.blocked | _remembered(there)
-        self._free = (number for number in chain.from_iterable(RANGE) if number not in taken)
+        self._free = self._numbers(observed)
         self._count = sum(port.holder is not None for port in there.ports.values())
+
+    def _numbers(self, observed: Observed) -> Iterator[int]:
+        taken = self._there.ports.keys() | observed.blocked | _remembered(self._there)
+        yield from (number for number in chain.from_iterable(RANGE) if number not in taken)
 
     def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
         """A spare that leads from that port, best one next to what belongs together; else the number of a new one."""
@@ -52,7 +54,8 @@ class Ports:
         spares, near = self._spares[service_port], self.scopes.get(whose, ())
 
         def rank(number: int) -> tuple[bool, int, int]:
-            return number not in self._served, min((abs(number - each) for each in near), default=0), number
+            served = endpoints(self._there.slices.get(slice_name(number, "IPv4"), {}))
+            return not served, min((abs(number - each) for each in near), default=0), number
 
         found: Port | int | Refusal = spares.pop(min(spares, key=rank)) if spares else next(self._free, _USED_UP)
         self._count += 1

@@ -5,12 +5,14 @@ Each replica decides for itself, whoever leads. Where the API server is away, no
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from attrs import evolve
 
 from tproxy.model import Binding, GreetingMode, ListenerKey, Refusal, spare
 from tproxy.operator.fates import GONE, bound
 from tproxy.operator.manifests import Resource
-from tproxy.operator.objects import CLUSTER_WIDE, Objects, Port, mark, policy_name, policy_ports
+from tproxy.operator.objects import CLUSTER_WIDE, REMEMBERED, Objects, Port, mark, policy_name, policy_ports
 from tproxy.operator.plan import Close, Known, Listening, Observed, Open, Rebind
 from tproxy.operator.steps import Narrow, Released, Step, Steps, Take, Unwanted
 
@@ -30,7 +32,7 @@ def serve(observed: Observed) -> tuple[Steps, ...]:
 class _Serving:
     def __init__(self, observed: Observed, objects: Objects) -> None:
         self._observed, self._objects = observed, objects
-        self._held = objects.held()
+        self._held = objects.held
         self._bindings: dict[ListenerKey, tuple[Binding, str]] = {}
         self._kept = {}
         for resource in observed.cluster.resources:
@@ -67,11 +69,12 @@ class _Serving:
             return []
         if isinstance(known, Refusal) and known.reason in GONE:
             return _closed(there, GONE[known.reason])
-        binding = evolve(binding, owner=port.uid, scope=scope)
+        protocol, asks = binding.protocol, False
         if isinstance(known, Known):
-            binding = bound(binding, known.protocol, known.asks)
+            protocol, asks = known.protocol, known.asks
         elif there is not None and served:
-            binding = bound(binding, there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN)
+            protocol, asks = there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN
+        binding = _served(binding, port.uid, scope, protocol, asks)
         if there is None:
             return [Open(binding, self._observed.cluster.address, port.port)]
         if not served:
@@ -85,6 +88,11 @@ class _Serving:
                 return [Narrow(binding)]
             binding = evolve(binding, scope=CLUSTER_WIDE)
         return [] if binding == there.binding else [Rebind(binding)]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _served(binding: Binding, owner: str, scope: str, protocol: str, asks: bool) -> Binding:
+    return bound(evolve(binding, owner=owner, scope=scope), protocol, asks)
 
 
 def _unrecorded(there: Listening) -> list[Step]:
