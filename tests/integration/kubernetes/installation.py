@@ -26,6 +26,7 @@ TELNET = shutil.which("telnet")
 NC = shutil.which("nc")
 HEALTH = 8080
 AUTHORITY = Authority.create()
+WRITTEN = "services,endpointslices,networkpolicies,leases"
 UNUSED = ("Deployment", "PodDisruptionBudget", "ConfigMap")
 """What the tests do themselves: they say which pods there are, and what is in their files."""
 
@@ -90,19 +91,24 @@ class Installation:
         }
 
     async def install(self, overlay: str = "shared") -> None:
-        """Give it its rights; they are taken away with the test."""
+        """Give it its rights; they are taken away with the test, as is all that it wrote."""
         objects = []
         for each in built(K8S / "overlays" / overlay):
             if each["kind"] == "Deployment":
                 self.template = each["spec"]["template"]
             if each["kind"] not in UNUSED:
                 objects.append(each)
-        text = yaml.safe_dump_all(objects)
-        self.test.addCleanup(self.cluster.kubectl, "delete", "-f", "-", "--ignore-not-found", stdin=text)
-        await self.cluster.kubectl("apply", "-f", "-", stdin=text)
+        await self.cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        self.test.addCleanup(self.remove, [each for each in objects if each["kind"] != "Namespace"])
         await self.cluster.kubectl("wait", "serviceaccount/tproxy", "-n", HOME, "--for=create", "--timeout=60s")
         host = self.cluster.network.host
         self.port = await listen(self.test, self.mail, AUTHORITY.issue(host), host)
+
+    async def remove(self, objects: list[dict[str, Any]]) -> None:
+        """Delete these objects, and what replicas wrote. The namespace stays for the next test: its end takes long."""
+        text = yaml.safe_dump_all(objects)
+        await self.cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
+        await self.cluster.kubectl("delete", WRITTEN, "--all", "-n", HOME)
 
     def document(self, name: str, tenant: str = "", **properties: str) -> Path:
         """Write a destination that leads to the mail server, as a user of the destination's and tenant's name."""

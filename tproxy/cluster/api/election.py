@@ -90,8 +90,8 @@ class Election(Service):
     def stopService(self) -> Deferred[None]:
         """Stop to lead, and give the lease back: fires when that is done, or could not be done in a few seconds."""
         Service.stopService(self)
-        _cancel(self._rest)
         self._asking.cancel()
+        _cancel(self._rest)
         self._take(Leave(self._clock.seconds()))
         return self._left
 
