@@ -117,15 +117,18 @@ class MissingRightsTests(Installed):
     # rights
 
     @asynccontextmanager
-    async def without(self, right: Right) -> AsyncIterator[None]:
-        """What is done meanwhile leads to a line that names the right; the session goes on. Then it is given back."""
+    async def without(self, *rights: Right) -> AsyncIterator[None]:
+        """What is done meanwhile leads to a line that names each right; the session goes on; then it heals."""
         seen = len(self.replica.events)
-        await self.allow(right, False)
+        for right in rights:
+            await self.allow(right, False)
         yield
-        await self.installation.until(lambda: named(self.replica, right, seen))
+        for right in rights:
+            await self.installation.until(lambda right=right: named(self.replica, right, seen))
         await self.goes_on()
-        await self.allow(right)
-        self.tried.add(right)
+        for right in rights:
+            await self.allow(right)
+        self.tried.update(rights)
 
     async def allow(self, right: Right, allowed: bool = True) -> None:
         """Take a right away, or give it back; returns once the API server acts on it."""
@@ -311,26 +314,29 @@ class MissingRightsTests(Installed):
 
     async def following(self) -> None:
         """What was known stays in force while it is not followed."""
-        for right in FOLLOWED:
-            seen = len(self.replica.events)
-            async with self.without(right.to("watch")):
-                cut = self.cluster.network.inside(self.replica.pod.host, "ss", "-K", "dst", API)
-                await run(self, cut, self.cluster.folder)
-            await self.followed(self.replica, right.to("watch"), seen)
+        rights, seen = [right.to("watch") for right in FOLLOWED], len(self.replica.events)
+        async with self.without(*rights):
+            cut = self.cluster.network.inside(self.replica.pod.host, "ss", "-K", "dst", API)
+            await run(self, cut, self.cluster.folder)
+        for right in rights:
+            await self.followed(self.replica, right, seen)
 
     async def listing(self) -> None:
         """A replica that starts serves nobody until it may list everything; the others go on."""
-        for right in FOLLOWED:
-            await self.allow(right.to("list"), False)
+        rights = [right.to("list") for right in FOLLOWED]
+        for right in rights:
+            await self.allow(right, False)
         late = await self.installation.begin("tproxy-2")
-        for right in FOLLOWED:
-            await self.installation.until(lambda right=right: stale(late, right.to("list"), 0))
-            await self.goes_on()
+        for right in rights:
+            await self.installation.until(lambda right=right: stale(late, right, 0))
+        await self.goes_on()
+        for right in rights:
             self.assertEqual([], late.logged(event="listener.opened"))
-            await self.allow(right.to("list"))
-            await self.followed(late, right.to("list"), 0)
-            self.tried.add(right.to("list"))
+            await self.allow(right)
+        for right in rights:
+            await self.followed(late, right, 0)
         await late.child.output.until(rb"listener\.opened")
+        self.tried.update(rights)
 
     async def followed(self, replica: Replica, right: Right, seen: int) -> None:
         """Returns once what could not be followed for want of a right is followed again."""
