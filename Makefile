@@ -7,6 +7,8 @@ TRIAL := -m twisted.trial
 STRICT := $(BIN)/python -bb -W error
 
 INSTALLED := $(shell find tproxy twisted examples -type f ! -name '*.pyc' ! -name dropin.cache)
+CLUSTER := tests.integration.kubernetes
+OTHERS = $(UNITS) $(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))
 UNITS := $(filter-out tests.__init__ tests.__pycache__ tests.integration,$(subst /,.,$(basename $(wildcard tests/*))))
 
 # What decides is tested in every branch; the shell around it as far as it goes.
@@ -25,7 +27,10 @@ demo: $(VENV)/.installed  ## a mail server, tproxy in front of it, and a line to
 .PHONY: test
 test: packages lint assets  ## everything: lint, types, unit and integration tests, coverage
 	$(BIN)/coverage erase
-	$(STRICT) -m coverage run $(TRIAL) tests
+	@echo "The tests on a cluster run beside the others, and are shown after them"
+	$(STRICT) -m coverage run $(TRIAL) $(CLUSTER) >cluster.log 2>&1 & cluster=$$!; \
+	$(STRICT) -m coverage run $(TRIAL) $(OTHERS); status=$$?; \
+	wait $$cluster || status=$$?; cat cluster.log; exit $$status
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=100 --include='$(DECISIONS)' --omit='$(SHELL_AROUND)'
 
@@ -60,7 +65,7 @@ packages:
 
 .PHONY: clean
 clean:  ## remove all that was made here
-	rm -rf .venv .venv-* build dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache .tox
+	rm -rf .venv .venv-* build cluster.log dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache .tox
 	find tproxy twisted tests bench -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
 
 # A normal install, made anew when a file of it changed: plug-ins don't show in an editable one.
