@@ -12,9 +12,11 @@ from prometheus_client.samples import Sample
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.operator import installations
 from tests.operator.worlds import World, rejected, resource
 from tests.ops.requests import Visited, get
 from tproxy.model import DestinationRequest, Reason, Refusal, Stage
+from tproxy.operator.plan import Snapshot
 from tproxy.ops import metrics
 from tproxy.ops.metrics import SPAN_SECONDS, Measures, MetricsPage, Usage, encoder, written
 from tproxy.relay.tally import BUCKETS, Tallies, Tally
@@ -53,12 +55,15 @@ class MetricsTestCase(SynchronousTestCase):
         self.measures = Measures(
             self.tallies,
             lambda: self.world.listening,
-            lambda: self.world.observed().cluster if self.known else None,
+            lambda: self.observe() if self.known else None,
             self.work,
             self.ages.get,
             Usage(self.clock.seconds, lambda: self.cpu),
         )
         self.page = MetricsPage(self.measures, self.clock)
+
+    def observe(self) -> Snapshot:
+        return self.world.observed().cluster
 
     def open(self, *names: str) -> None:
         """Listeners for these resources, and no others."""
@@ -128,6 +133,24 @@ class Known(MetricsTestCase):
         self.assertLess(memory, 10_000_000_000)
         self.patch(metrics, "MEMORY", Path(self.mktemp()))
         self.assertIsNone(self.value("tp_memory_bytes"))
+
+
+class Installed(MetricsTestCase):
+    """What is told of an installation in a cluster."""
+
+    def test_leader(self) -> None:
+        """Whether it leads, and how many spares there are; nothing of that without a cluster, or before it is known."""
+        installation = installations.World()
+        installation.apply("shop", installations.manifest("mail"))
+        installation.settle()
+        for leading in (True, False):
+            snapshot = installation.snapshot(leading)
+            self.patch(self, "observe", lambda snapshot=snapshot: snapshot)
+            self.assertEqual((self.value("tproxy_leader"), self.value("tproxy_spares")), (leading, 2))
+        self.known = False
+        self.assertIsNone(self.value("tproxy_leader"))
+        self.patch(self, "observe", Snapshot)
+        self.assertNotIn("tproxy_spares", self.samples())
 
 
 class Listeners(MetricsTestCase):

@@ -129,7 +129,13 @@ class Measures:
 
     def families(self) -> Iterator[Metric]:
         """All families; one with many samples comes in several parts, one after the other."""
-        yield from self._known()
+        snapshot = self._observe()
+        yield from self._known(snapshot)
+        there = None if snapshot is None else snapshot.objects
+        if there is not None:
+            yield GaugeMetricFamily("tproxy_leader", "Whether this replica leads: 1, or else 0.", there.leading)
+            spares = sum(port.spare for port in there.ports.values())
+            yield GaugeMetricFamily("tproxy_spares", "Listeners that wait for Destination resources to come.", spares)
         work = self._work
         name, words = "tproxy_reconcile_seconds", "Passes of the reconciler, and the time they took."
         yield SummaryMetricFamily(name, words, work.passes, work.seconds, unit="seconds")
@@ -138,11 +144,10 @@ class Measures:
         for make, add in (*_COUNTED, (_token_ages, self._add_token_age)):
             yield from _parts(make, add, rows)
 
-    def _known(self) -> Iterator[Metric]:
+    def _known(self, snapshot: Snapshot | None) -> Iterator[Metric]:
         """What dashboards of existing installations show, by the names that they know."""
         yield GaugeMetricFamily("tp_open_tcp_connections", "Connections that are open.", self._tallies.open)
         yield CounterMetricFamily("tp_tcp_connections", "Connections since the start.", self._tallies.connections)
-        snapshot = self._observe()
         if snapshot is not None:
             statuses, resources = snapshot.statuses, snapshot.resources
             fates = [statuses.get((resource.namespace, resource.name)) for resource in resources]
