@@ -108,6 +108,10 @@ class Network:
         """The command line of a program that runs in a namespace."""
         return [IP, "netns", "exec", name, *map(os.fspath, arguments)]
 
+    def cut(self, pod: str) -> None:
+        """Unplug a pod's namespace: what runs there goes on, and reaches nobody."""
+        run(IP, "-n", pod, "link", "set", "eth0", "down")
+
     def remove(self, pod: str) -> None:
         """End what runs in a pod's namespace, and remove it."""
         _remove_namespace(pod)
