@@ -46,9 +46,9 @@ class ClusterContract:
 
     async def setUp(self) -> None:
         self.namespace = f"contract-{token_hex(4)}"
-        self.changes = 0
-        self.cluster = await self.made()
-        self.cluster.watch(self.changed)
+        self.changes = self.noticed = 0
+        self.ours = await self.made()
+        self.ours.watch(self.changed)
         self.addCleanup(self.stop)
 
     async def made(self) -> Any:
@@ -70,27 +70,27 @@ class ClusterContract:
         self.changes += 1
 
     async def stop(self) -> None:
-        if self.cluster.running:
-            await maybeDeferred(self.cluster.stopService)
+        if self.ours.running:
+            await maybeDeferred(self.ours.stopService)
 
     def seen(self) -> dict[str, Resource | Rejected]:
-        snapshot = self.cluster.observe()
+        snapshot = self.ours.observe()
         assert snapshot is not None
         return {each.name: each for each in snapshot.resources if each.namespace == self.namespace}
 
     async def begun(self) -> None:
-        self.cluster.startService()
-        await until(self.cluster.observe)
+        self.ours.startService()
+        await until(self.ours.observe)
 
     async def news(self, condition: Callable[[], object]) -> None:
         """Returns once a condition holds, of which those were told who watch."""
-        before = self.changes
-        await until(lambda: self.changes > before and condition())
+        await until(lambda: self.changes > self.noticed and condition())
+        self.noticed = self.changes
 
     async def test_unknown(self) -> None:
         """Before anything was read nothing is known; nothing that is there is known to be nothing."""
-        self.assertTrue(verifyObject(ICluster, self.cluster))
-        self.assertIsNone(self.cluster.observe())
+        self.assertTrue(verifyObject(ICluster, self.ours))
+        self.assertIsNone(self.ours.observe())
         await self.begun()
         self.assertEqual({}, self.seen())
         self.assertTrue(self.changes)
@@ -128,8 +128,8 @@ class ClusterContract:
         await self.apply(destination(self.namespace, "one", "mail"))
         await self.begun()
         for status in (Status(False, "FailedToApplyConfiguration", "not yet"), Status(True, SUCCESS, "")):
-            await self.cluster.perform(await self.telling("one", status))
-            told = self.cluster.observe().statuses[self.namespace, "one"]
+            await self.ours.perform(await self.telling("one", status))
+            told = self.ours.observe().statuses[self.namespace, "one"]
             self.assertEqual((status.available, status.reason), (told.available, told.reason))
             self.assertIn(status.message, told.message)
 
@@ -152,7 +152,7 @@ class KubernetesContract(ClusterContract):
 
     async def apply(self, resource: dict[str, Any]) -> None:
         name = resource["metadata"]["name"]
-        if self.cluster.observe() is not None and name in self.seen():
+        if self.ours.observe() is not None and name in self.seen():
             there = await self.client.get(DESTINATIONS, (self.namespace, name))
             notes = {"annotations": resource["metadata"]["annotations"]}
             await self.client.patch(DESTINATIONS, there, {"metadata": notes, "spec": resource["spec"]})
@@ -163,7 +163,7 @@ class KubernetesContract(ClusterContract):
         await self.client.delete(DESTINATIONS, await self.client.get(DESTINATIONS, (self.namespace, name)))
 
     async def telling(self, name: str, status: Status) -> Tell:
-        await until(lambda: self.cluster.observe().objects.leading)
-        snapshot = self.cluster.observe()
+        await until(lambda: self.ours.observe().objects.leading)
+        snapshot = self.ours.observe()
         each = self.namespace, name
         return Tell(each, snapshot.objects.identities[each].thing, status, snapshot.statuses.get(each))

@@ -30,3 +30,11 @@ class APIServerTests(Contract, TestCase):
 
 class InstallationTests(KubernetesContract, Manifests):
     """An installation as the API server tells it."""
+
+    async def setUp(self) -> None:
+        await Manifests.setUp(self)
+        await KubernetesContract.setUp(self)
+        self.addCleanup(self.cluster.kubectl, "delete", f"namespace/{self.namespace}", "--wait=false")
+
+    async def access(self) -> Access:
+        return kubeconfig(os.fspath(self.cluster.admin), None)
