@@ -88,6 +88,8 @@ config:
           directory: destinations
   limits:
     listeners: 500
+    connections: 5000
+    memory: 512
   health:
     port: 8080
 cluster:
@@ -151,7 +153,7 @@ class ParseTests(SynchronousTestCase):
             found.kubernetes,
             Kubernetes("mail-proxy", "tproxy-1", "10.0.0.9", FOLDER / "kubeconfig", "tests", "cluster.example", 3, 20),
         )
-        self.assertEqual((found.coexist, found.limits.listeners), (True, 500))
+        self.assertEqual((found.coexist, found.limits), (True, Limits(listeners=500, connections=5000, memory=512)))
         self.assertIn(("cluster.kubernetes.kubeconfig", FOLDER / "kubeconfig", PathKind.FILE), config.paths(found))
         self.assertEqual(config.loosened(found), ())
         with self.assertRaisesRegex(ConfigError, "this needs cluster.local.directory"):
@@ -322,10 +324,10 @@ class ErrorTests(SynchronousTestCase):
     def test_cluster(self):
         """There is one cluster, whose replicas can ask each other."""
         both = IN_CLUSTER + "  local:\n    directory: resources\n"
-        self.assertEqual(self.wrong(both), "14: cluster.kubernetes: is there beside cluster.local; keep one of the two")
+        self.assertEqual(self.wrong(both), "16: cluster.kubernetes: is there beside cluster.local; keep one of the two")
         self.assertEqual(
             self.wrong(IN_CLUSTER.replace("port: 8080", "port: 0")),
-            "12: config.health.port: is needed in a cluster: replicas ask each other there what they serve",
+            "14: config.health.port: is needed in a cluster: replicas ask each other there what they serve",
         )
 
     def test_empty(self):

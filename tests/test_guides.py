@@ -15,6 +15,7 @@ from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
 from tproxy.operator.manifests import SUCCESS, condition_reason
+from tproxy.operator.objects import Installation, Objects
 from tproxy.operator.plan import Snapshot
 from tproxy.ops.logs import FIELDS
 from tproxy.ops.metrics import Measures, Usage
@@ -118,7 +119,8 @@ class OperateGuideTests(SynchronousTestCase):
     def test_metrics(self) -> None:
         """Every metric is explained with its kind, and none that is not there."""
         usage = Usage(lambda: 0.0, lambda: 0.0)
-        measures = Measures(Tallies(), dict, Snapshot, Reconciler, lambda request: None, usage)
+        snapshot = Snapshot(objects=Objects(Installation("tproxy")))
+        measures = Measures(Tallies(), dict, lambda: snapshot, Reconciler, lambda request: None, usage)
         told = {(exposed(family), family.type) for family in measures.families()}
         table = (TREE / "docs" / "operate.md").read_text().partition("| metric | kind |")[2].partition("\n\n")[0]
         self.assertEqual(told, set(re.findall(r"^\| `([a-z_]+)` \| ([a-z]+) \|", table, re.MULTILINE)))

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import yaml
+from twisted.application.internet import TimerService
 from twisted.application.service import Application, IService, Service
 from twisted.application.twist._options import TwistOptions
 from twisted.internet.defer import Deferred
@@ -27,7 +28,7 @@ from tproxy.assembly import configured
 from tproxy.cluster.kubernetes import KubernetesCluster
 from tproxy.cluster.local import LocalCluster
 from tproxy.cluster.secrets import Secrets
-from tproxy.config import ConfigError
+from tproxy.config import ConfigError, Limits
 from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
 from tproxy.operator.operator import Operator
@@ -41,12 +42,13 @@ from tproxy.tap import (
     Farewell,
     Options,
     Proxy,
-    TrustRefresh,
     announce,
     begin,
     makeService,
+    memory_limit,
     observer,
     raise_descriptor_limit,
+    room,
     service,
     stop_on_signals,
 )
@@ -214,7 +216,9 @@ class Composition(SynchronousTestCase):
         """The cluster begins before the reconciler, which ends first."""
         config = configured(str(folder(self.mktemp()) / "config.yaml"))
         proxy = service(config, twistd("-n"), MemoryReactorClock())
-        self.assertEqual([type(part) for part in proxy], [Farewell, Store, TrustRefresh, LocalCluster, Reconciler])
+        self.assertEqual(
+            [type(part) for part in proxy], [Farewell, Store, TimerService, TimerService, LocalCluster, Reconciler]
+        )
 
     def test_windows(self) -> None:
         """Health and metrics are there first and gone last, where they are configured."""
@@ -225,7 +229,7 @@ class Composition(SynchronousTestCase):
         reactor = MemoryReactorClock()
         proxy = service(configured(str(root / "config.yaml")), twistd("-n"), reactor)
         health, metrics, *others = proxy
-        self.assertEqual(([type(part) for part in (health, metrics)], len(others)), ([HTTPPort, HTTPPort], 5))
+        self.assertEqual(([type(part) for part in (health, metrics)], len(others)), ([HTTPPort, HTTPPort], 6))
         health.startService()
         metrics.startService()
         self.assertEqual(
@@ -256,7 +260,7 @@ class Composition(SynchronousTestCase):
         (root / "config.yaml").write_text(yaml.safe_dump(said))
         proxy = service(configured(str(root / "config.yaml")), twistd("-n"), MemoryReactorClock())
         self.assertEqual(
-            [HTTPPort, Farewell, Secrets, Store, TrustRefresh, KubernetesCluster, Operator],
+            [HTTPPort, Farewell, Secrets, Store, TimerService, TimerService, KubernetesCluster, Operator],
             [type(part) for part in proxy],
         )
 
@@ -304,17 +308,18 @@ class Composition(SynchronousTestCase):
 
     def test_authorities_are_read_again(self) -> None:
         """A changed file of authorities is noticed within seconds, for as long as the service runs."""
-        path = Path(self.mktemp())
-        path.write_text(Authority.create().pem)
-        clock, trust = Clock(), TrustStore(path, lambda context: None)
-        refresh = TrustRefresh(trust, clock)
+        root = folder(self.mktemp(), additionalCAs={"file": "ca.pem"})
+        (root / "ca.pem").write_text(Authority.create().pem)
+        proxy = service(configured(str(root / "config.yaml")), twistd("-n"), MemoryReactorClock())
+        timers = [part for part in proxy if isinstance(part, TimerService)]
+        (refresh,) = [timer for timer in timers if isinstance(timer.call[0].__self__, TrustStore)]
+        refresh.clock = Clock()
         refresh.startService()
-        path.write_text(Authority.create().pem)
-        clock.advance(2)
-        self.assertFalse(trust.refresh(), "the change was not noticed")
+        (root / "ca.pem").write_text(Authority.create().pem)
+        refresh.clock.advance(2)
+        self.assertFalse(refresh.call[0](), "the change was not noticed")
         refresh.stopService()
-        self.assertEqual(clock.getDelayedCalls(), [])
-        refresh.stopService()
+        self.assertEqual(refresh.clock.getDelayedCalls(), [])
 
 
 class Endings(SynchronousTestCase):
@@ -409,5 +414,30 @@ class Descriptors(SynchronousTestCase):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        raise_descriptor_limit()
-        self.assertGreater(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 256)
+        raised = raise_descriptor_limit()
+        self.assertGreater(raised, 256)
+        self.assertEqual(raised, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    def test_room(self) -> None:
+        """As many connections as there are pairs of descriptors for, beside listeners; fewer where that is said."""
+        for limits, descriptors, most in (
+            (Limits(listeners=4000), 65_536, 30_668),
+            (Limits(listeners=4000, connections=500), 65_536, 500),
+            (Limits(listeners=4000, connections=500_000), 65_536, 30_668),
+            (Limits(listeners=4000), 1024, 256),
+        ):
+            for opened in (most - 1, most):
+                there = room(limits, descriptors, lambda opened=opened: opened, lambda: None)
+                self.assertEqual(opened == most, there.refusal() is not None)
+
+    def test_memory(self) -> None:
+        """What the container may have, or what the configuration says; without either there is no limit."""
+        file = Path(self.mktemp())
+        self.assertIsNone(memory_limit(file))
+        file.write_text("max\n")
+        self.assertIsNone(memory_limit(file))
+        file.write_text("1000000000\n")
+        self.assertEqual(900_000_000, memory_limit(file))
+        there = room(Limits(memory=1), 65_536, lambda: 0, lambda: 1024 * 1024)
+        there.look()
+        self.assertIsNotNone(there.refusal())

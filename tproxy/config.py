@@ -49,14 +49,17 @@ class Security:
 @frozen
 class Limits:
     """Bounds: connections at once per listener, each of them a session of one mail account; for how many seconds a
-    destination is used without asking its store again, and for how many while the store does not answer; and how
-    many listeners a cluster may have.
+    destination is used without asking its store again, and for how many while the store does not answer; how
+    many listeners a cluster may have; and how many connections and MiB of memory the process, 0 for what its
+    surroundings allow.
     """
 
     connections_per_listener: int = 10
     age_seconds: int = 120
     stale_seconds: int = 3600
     listeners: int = 4000
+    connections: int = 0
+    memory: int = 0
 
 
 @frozen
@@ -155,6 +158,8 @@ COEXIST = Key("config.coexist", places.truth, False)
 CLUSTER_DOMAIN = Key("config.clusterDomain", places.host, "")
 CONNECTIONS = Key("config.limits.connectionsPerListener", places.whole(1, 100_000), Limits().connections_per_listener)
 LISTENERS = Key("config.limits.listeners", places.whole(1, 20_000), Limits().listeners)
+ALL_CONNECTIONS = Key("config.limits.connections", places.whole(0, 500_000), Limits().connections)
+MEMORY = Key("config.limits.memory", places.whole(0, 1_000_000), Limits().memory)
 LOG_LEVEL = Key(
     "config.logging.level",
     places.one_of("debug", "info", "warn", "warning", "error", "critical", folded=True),
@@ -198,6 +203,8 @@ KEYS: tuple[Key[Any], ...] = (
     CLUSTER_DOMAIN,
     CONNECTIONS,
     LISTENERS,
+    ALL_CONNECTIONS,
+    MEMORY,
     LOG_LEVEL,
     HEALTH_LISTEN,
     HEALTH_PORT,
@@ -243,7 +250,14 @@ def parse(text: str, path: Path) -> Config:
             found[ALLOW_TRUST_ALL],
             found[DEFAULT_SCOPE],
         ),
-        limits=Limits(found[CONNECTIONS], found[MAX_AGE], found[MAX_STALE], found[LISTENERS]),
+        limits=Limits(
+            found[CONNECTIONS],
+            found[MAX_AGE],
+            found[MAX_STALE],
+            found[LISTENERS],
+            found[ALL_CONNECTIONS],
+            found[MEMORY],
+        ),
         log_level="warn" if found[LOG_LEVEL] == "warning" else found[LOG_LEVEL],
         additional_cas=found[ADDITIONAL_CAS],
         health=Window(found[HEALTH_LISTEN], found[HEALTH_PORT]),

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
+from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
@@ -25,12 +27,11 @@ from tproxy.assembly import assemble, configured, release
 from tproxy.cluster.kubernetes import KubernetesCluster
 from tproxy.cluster.local import LocalCluster
 from tproxy.cluster.state import hold
-from tproxy.config import Config, ConfigError, loosened
+from tproxy.config import Config, ConfigError, Limits, loosened
 from tproxy.installation import join
 from tproxy.listeners import Listeners
 from tproxy.net.endpoints import Listening
 from tproxy.net.sockets import LINGER_SECONDS
-from tproxy.net.trust import TrustStore
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
@@ -39,6 +40,8 @@ from tproxy.ops.pages import HTTPPort
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS
+from tproxy.relay.room import Room
+from tproxy.relay.tally import Tallies
 from tproxy.relay.walk import Services
 
 if TYPE_CHECKING:
@@ -52,6 +55,12 @@ FAREWELL_SECONDS = DELIVERY_SECONDS + LINGER_SECONDS + 1.0
 FAREWELL_LOOK_SECONDS = 0.02
 DESCRIPTORS = 1_048_576
 """As many sockets and files as are asked of the system at most."""
+
+DESCRIPTORS_KEPT = 200
+"""So many are kept for all that is no session and no listener."""
+
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+MEMORY_SHARE = 0.9
 
 GARBAGE = 10_000
 """So many more containers than at the last look make the collector look again; some hundred bytes each."""
@@ -83,13 +92,35 @@ def stop_on_signals(stop: Callable[[], object], end: Callable[[int], object] = o
         signal.signal(each, first)
 
 
-def raise_descriptor_limit() -> None:
-    """Allow as many open sockets as the system lets us: each session takes two."""
+def raise_descriptor_limit() -> int:
+    """Allow as many open sockets as the system lets us, and tell how many: each session takes two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def room(limits: Limits, descriptors: int, opened: Callable[[], int], used: Callable[[], int | None]) -> Room:
+    """What the process takes on: what the configuration says, and for the rest what is there."""
+    connections = (descriptors - min(limits.listeners + DESCRIPTORS_KEPT, descriptors // 2)) // 2
+    mebibyte = 1024 * 1024
+    return Room(
+        min(connections, limits.connections or connections),
+        opened,
+        limits.memory * mebibyte if limits.memory else memory_limit(),
+        used,
+    )
+
+
+def memory_limit(file: Path = MEMORY_LIMIT) -> int | None:
+    """As many bytes as the container may have, but for a reserve; None where nothing bounds it."""
+    try:
+        return int(int(file.read_text()) * MEMORY_SHARE)
+    except (OSError, ValueError):  # it says "max"
+        return None
 
 
 def spare_collector() -> None:
@@ -122,23 +153,6 @@ def observer(options: TwistedOptions, level: str) -> LineObserver | None:
     if file == "-":
         return LineObserver(sys.stdout, level, sys.stdout.isatty())
     return LineObserver(cast(TextIO, LogFile.fromFullPath(file)), level)
-
-
-class TrustRefresh(Service):
-    """Looks, while it runs, whether the file of additional authorities has changed."""
-
-    def __init__(self, trust: TrustStore, clock: IReactorTime) -> None:
-        self._polling = LoopingCall(trust.refresh)
-        self._polling.clock = clock
-
-    def startService(self) -> None:
-        Service.startService(self)
-        self._polling.start(POLL_SECONDS, now=False).addErrback(lambda failure: log.failure("", failure))
-
-    def stopService(self) -> None:
-        Service.stopService(self)
-        if self._polling.running:
-            self._polling.stop()
 
 
 class Farewell(Service):
@@ -224,7 +238,7 @@ def makeService(options: Options) -> Proxy:
 
 def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     """The whole proxy; `runner` is what twistd or twist was told. Raises ConfigError."""
-    raise_descriptor_limit()
+    descriptors = raise_descriptor_limit()
     installation = None
     if config.kubernetes is None:
         hold(config.folder.state)
@@ -232,6 +246,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         installation = join(config.kubernetes, reactor)
     secrets = installation.secrets if installation else None
     parts = assemble(config, reactor, lambda: listeners.ports, secrets.source if secrets else None)
+    tallies, usage = Tallies(), metrics.Usage(parts.clock.seconds, time.process_time)
+    space = room(config.limits, descriptors, lambda: tallies.open, lambda: usage.memory)
     services = Services(
         clock=parts.clock,
         store=parts.store,
@@ -240,6 +256,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         attempts=Attempts(parts.clock),
         connections_per_listener=config.limits.connections_per_listener,
         plaintext_hosts=config.security.plaintext_hosts,
+        room=space,
+        tallies=tallies,
     )
     listeners = Listeners(
         lambda address, port: Listening(parts.connector.reactor, address, port),
@@ -253,17 +271,17 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         interval = 60.0 * config.execution_interval_minutes
         reconciler = Reconciler(cluster, parts.store, listeners, parts.default_ports, parts.clock, interval)
     else:
-        cluster, reconciler = installation.operate(parts, listeners, lambda: services.tallies.open)
+        cluster, reconciler = installation.operate(parts, listeners, lambda: tallies.open)
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
-    health_pages = health.pages(lambda: reconciler.ready, cluster.observe, lambda: listeners.marks)
+    health_pages = health.pages(lambda: reconciler.ready and not space.scarce, cluster.observe, lambda: listeners.marks)
     measures = metrics.Measures(
-        services.tallies,
+        tallies,
         lambda: listeners.listening,
         cluster.observe,
         reconciler,
         parts.store.token_age,
-        metrics.Usage(parts.clock.seconds, time.process_time),
+        usage,
     )
     windows = ((config.health, health_pages), (config.metrics, {"metrics": metrics.MetricsPage(measures, parts.clock)}))
     running: tuple[Service, ...] = (
@@ -271,7 +289,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         Farewell(parts.connector.reactor, parts.clock),
         *((secrets,) if secrets else ()),
         parts.store,
-        TrustRefresh(parts.trust, parts.clock),
+        TimerService(POLL_SECONDS, parts.trust.refresh),
+        TimerService(POLL_SECONDS, space.look),
         cluster,
         reconciler,
     )

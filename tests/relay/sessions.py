@@ -45,6 +45,7 @@ from tproxy.net.trust import TrustStore
 from tproxy.protocols.imap4 import imap4, imap4s
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
+from tproxy.relay.room import Room
 from tproxy.relay.walk import Services
 
 REQUEST = DestinationRequest("local", "example-dest-imap", Tenant("acme"))
@@ -96,8 +97,16 @@ class SessionTestCase(TestCase):
         verifyObject(IDestinationStore, self.store)
         connector = Connector(reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
         plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
+        self.opened = 0
         self.services = Services(
-            self.clock, self.store, connector, plugins, Attempts(self.clock), 5, frozenset(["127.0.0.1"])
+            self.clock,
+            self.store,
+            connector,
+            plugins,
+            Attempts(self.clock),
+            5,
+            frozenset(["127.0.0.1"]),
+            Room(100, lambda: self.opened),
         )
         self.factory = SessionFactory(self.binding, self.services)
         verifyObject(IProtocolFactory, self.factory)

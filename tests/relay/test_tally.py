@@ -123,6 +123,16 @@ class Counted(SessionTestCase):
         self.assertEqual(self.tally.refusals, {(Stage.LOGIN, Reason.LOGIN_REFUSED): 1})
         self.assertEqual((sum(self.tally.logins), self.tally.carried), (0, (0, len(said))))
 
+    async def test_no_room(self) -> None:
+        """Who comes when the process has no room is told, and counted."""
+        self.opened = 100
+        application = await self.application()
+        self.assertRegex(await self.line(application), rb"^\* BYE \[LIMIT\] ")
+        self.assertEqual(self.logged("session.refused")["reason"], Reason.LIMIT_REACHED)
+        self.assertEqual(self.tally.refusals, {(Stage.ACCEPT, Reason.LIMIT_REACHED): 1})
+        self.assertEqual(self.factory.sessions, set())
+        await self.over(application)
+
     async def test_too_many(self) -> None:
         """Who comes when all places are taken is counted, too."""
         for _ in range(self.services.connections_per_listener):

@@ -11,7 +11,7 @@ from tproxy.operator.plan import Snapshot
 from tproxy.ops.pages import Content, Fresh, Page
 
 OK = Content(b"ok\n")
-NOT_READY = "the first plan is not carried out yet, or tproxy is going down"
+NOT_READY = "the first plan is not carried out yet, tproxy is going down, or it has no room for more connections"
 
 
 def pages(

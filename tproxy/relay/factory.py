@@ -97,8 +97,10 @@ class SessionFactory:
 
     def _session(self) -> IProtocol:
         limit = self._services.connections_per_listener
-        if max(len(self.sessions), len(self.waiting)) >= limit:
-            return Session(self._services, self._binding, self._tally, _ignore, _full(limit)).downstream
+        full = max(len(self.sessions), len(self.waiting)) >= limit
+        refusal = _full(limit) if full else self._services.room.refusal()
+        if refusal is not None:
+            return Session(self._services, self._binding, self._tally, _ignore, refusal).downstream
         session = Session(self._services, self._binding, self._tally, self.sessions.discard)
         self.sessions.add(session)
         return session.downstream

@@ -23,6 +23,7 @@ from tproxy.model import (
 )
 from tproxy.net.endpoints import Connector
 from tproxy.relay.attempts import Attempt, Attempts
+from tproxy.relay.room import Room
 from tproxy.relay.tally import Tallies, Tally
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
 from tproxy.session import HandOver, Login
@@ -39,6 +40,7 @@ class Services:
     attempts: Attempts
     connections_per_listener: int
     plaintext_hosts: frozenset[str]
+    room: Room
     tallies: Tallies = Factory(Tallies)
 
 

@@ -1,0 +1,54 @@
+"""How much this process takes on: before it would run out of something, it says so and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tproxy.model import Code, Reason, Refusal, Stage
+
+NEARLY = 0.95
+"""From this part of a limit on, new connections had better go to another replica."""
+
+
+class Room:
+    """The room for connections, and for what they keep in memory.
+
+    @param connections: as many as there may be at once
+    @param opened: how many there are
+    @param memory: as many bytes as the process may have; None where nothing bounds it
+    @param used: how many it has; None where the system does not tell
+    """
+
+    def __init__(
+        self,
+        connections: int,
+        opened: Callable[[], int],
+        memory: int | None = None,
+        used: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._connections, self._opened, self._memory, self._used = connections, opened, memory, used
+        self._share = 0.0
+
+    def look(self) -> None:
+        """Look how much memory is used: it is not asked for with each connection."""
+        used = self._used()
+        self._share = used / self._memory if used is not None and self._memory else 0.0
+
+    @property
+    def scarce(self) -> bool:
+        """Whether new connections had better go elsewhere."""
+        return self._share >= NEARLY or self._opened() >= NEARLY * self._connections
+
+    def refusal(self) -> Refusal | None:
+        """Why there is none for another connection."""
+        if self._opened() >= self._connections:
+            remedy = "add replicas, or raise config.limits.connections and the limit of open files"
+            return _full(f"this replica has {self._connections} connections, as many as it can", remedy)
+        if self._share >= 1.0:
+            remedy = "add replicas, or raise the memory limit and config.limits.memory"
+            return _full("this replica has no memory for another connection", remedy)
+        return None
+
+
+def _full(message: str, remedy: str) -> Refusal:
+    return Refusal(Stage.ACCEPT, Reason.LIMIT_REACHED, message, remedy, Code.LIMIT)
