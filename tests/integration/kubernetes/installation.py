@@ -20,6 +20,7 @@ from tests.integration.kubernetes.cluster import Cluster, Pod
 from tests.integration.kubernetes.manifests import HOME, K8S, Manifests, built
 from tests.integration.mailserver import MailServer, listen
 from tests.integration.proxy import SOURCES, TENANTS, TWISTD, basic
+from tproxy.operator.objects import noted, policy_ports
 from tproxy.testing.certificates import Authority
 
 TELNET = shutil.which("telnet")
@@ -228,15 +229,11 @@ class Installed(Manifests):
 
         await self.installation.until(told)
 
-    async def policy_ports(self, namespace: str) -> list[int]:
+    async def policy_ports(self, namespace: str) -> set[int]:
+        """The ports that are open to a namespace, or to the whole cluster on its behalf."""
         policies = (await self.cluster.get("networkpolicies", "-n", HOME))["items"]
-        return [
-            part["port"]
-            for policy in policies
-            if policy["metadata"].get("annotations", {}).get("tproxy/namespace") == namespace
-            for rule in policy["spec"]["ingress"]
-            for part in rule["ports"]
-        ]
+        own = [each for each in policies if noted(each).get("tproxy/namespace") == namespace]
+        return {port for policy in own for port in policy_ports(policy)}
 
     async def until_served(self, client: Pod, name: str, port: int = 993) -> None:
         async def answers() -> bool:

@@ -71,7 +71,7 @@ class ScopeTests(Installed):
         await self.cluster.kubectl("delete", "destination", "mail", "wide", "-n", "shop")
 
         async def gone() -> bool:
-            return await self.policy_ports("shop") == []
+            return not await self.policy_ports("shop")
 
         await self.installation.until(gone)
         for source in (SHOP, OTHER, OUTSIDE):
