@@ -61,11 +61,11 @@ class ReplicaTests(Installed):
         wanted = {replica.pod.address for replica in replicas}
 
         async def told() -> bool:
-            slices = (await self.cluster.get("endpointslices", "-n", HOME))["items"]
+            slices = (await self.cluster.get("endpointslices", "-n", HOME, "-l", "tproxy/role=port"))["items"]
             lead = [{a for each in thing["endpoints"] or () for a in each["addresses"]} for thing in slices]
             return len(lead) >= len(self.users) and all(each in (wanted, set()) for each in lead)
 
-        await self.installation.until(told, 300)
+        await self.installation.until(told, 60)
 
     async def work(self, idle: int, rate: int) -> Child:
         """A workload that has begun."""
