@@ -447,6 +447,7 @@ class Main(SynchronousTestCase):
             (("--help",), "COMMAND"),
             (("check", "--help"), "--tenant"),
             (("--version",), "tproxy "),
+            (("--version",), "\nProtocols: imap4 imap4s\n"),
         ):
             status, out, _ = self.main(*arguments)
             self.assertEqual(status, 0)

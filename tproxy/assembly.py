@@ -106,6 +106,11 @@ def by_name(plugins: Iterable[IProtocolPlugin]) -> dict[str, IProtocolPlugin]:
     return found
 
 
+def installed() -> dict[str, IProtocolPlugin]:
+    """The mail protocols that are installed, by their names. Raises ConfigError like `by_name`."""
+    return by_name(getPlugins(IProtocolPlugin, tproxy.protocols))
+
+
 @frozen
 class Parts:
     """What a way to a mail server needs, once for the process."""
@@ -131,7 +136,7 @@ def assemble(
     @param secrets: reads Kubernetes Secrets; None where there is no cluster
     """
     clock = Clock(reactor)
-    plugins = by_name(getPlugins(IProtocolPlugin, tproxy.protocols))
+    plugins = installed()
     guard = Guard(config.security.allowed_networks, own_ports)
     resolver = Resolver(reactor, guard, clock)
     trust = TrustStore(config.additional_cas)

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.logger import globalLogBeginner
 
-from tproxy.assembly import Clock, assemble, configured, release
+from tproxy.assembly import Clock, assemble, configured, installed, release
 from tproxy.cluster.folder import Folder
 from tproxy.cluster.state import read_state
 from tproxy.cluster.view import View, ViewError, view
@@ -34,6 +34,13 @@ NAME_COLUMN = 13
 TIME_COLUMN = 13
 
 
+class ShowVersion(argparse.Action):
+    """Prints which release this is, and which mail protocols are installed with it. Raises ConfigError."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"tproxy {release()}\nProtocols: {' '.join(sorted(installed()))}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -41,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
         description="A transparent proxy for mail systems: plain TCP ports that are logged-in mail sessions. "
         "The proxy itself runs under Twisted: twistd -n --pidfile= tproxy --config FILE",
     )
-    top.add_argument("--version", action="version", version=f"tproxy {release()}")
+    top.add_argument(
+        "--version", action=ShowVersion, nargs=0, help="show the version and the protocols that are installed"
+    )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     check = commands.add_parser(
@@ -96,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from tproxy.testing.demo import main as demo
 
         sys.exit(demo(words[1:]))
-    options = parser().parse_args(words)
-    cast(Any, sys.stdout).reconfigure(errors="backslashreplace")
     try:
+        options = parser().parse_args(words)
+        cast(Any, sys.stdout).reconfigure(errors="backslashreplace")
         options.run(options)
     except ConfigError as error:
         sys.exit(f"tproxy: {error}")
