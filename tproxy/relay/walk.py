@@ -23,6 +23,7 @@ from tproxy.model import (
 )
 from tproxy.net.endpoints import Connector
 from tproxy.relay.attempts import Attempt, Attempts
+from tproxy.relay.refusals import Refusals
 from tproxy.relay.tally import Tallies, Tally
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
 from tproxy.session import HandOver, Login
@@ -40,6 +41,7 @@ class Services:
     connections_per_listener: int
     plaintext_hosts: frozenset[str]
     tallies: Tallies = Factory(Tallies)
+    refusals: Refusals = Factory(Refusals)
 
 
 class Walk:
