@@ -35,7 +35,9 @@ from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.overview import Facts
 from tproxy.ops.pages import HTTPPort
+from tproxy.ops.statuspage import StatusPage
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS
@@ -256,7 +258,6 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         cluster, reconciler = installation.operate(parts, listeners, lambda: services.tallies.open)
     parts.store.watch(reconciler.refresh)
     proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
-    health_pages = health.pages(lambda: reconciler.ready, cluster.observe, lambda: listeners.marks)
     measures = metrics.Measures(
         services.tallies,
         lambda: listeners.listening,
@@ -265,6 +266,28 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         parts.store.token_age,
         metrics.Usage(parts.clock.seconds, time.process_time),
     )
+    started = parts.clock.seconds()
+
+    def facts() -> Facts:
+        now = parts.clock.seconds()
+        return Facts(
+            version=release(),
+            now=time.time(),
+            seconds=now,
+            uptime=now - started,
+            ready=reconciler.ready,
+            level=config.log_level,
+            configured=config.log_level,
+            snapshot=cluster.observe(),
+            listening=listeners.listening,
+            tallies=services.tallies,
+            refusals=services.refusals.latest,
+        )
+
+    health_pages = {
+        "": StatusPage(facts, parts.clock),
+        **health.pages(lambda: reconciler.ready, cluster.observe, lambda: listeners.marks),
+    }
     windows = ((config.health, health_pages), (config.metrics, {"metrics": metrics.MetricsPage(measures, parts.clock)}))
     running: tuple[Service, ...] = (
         *(HTTPPort(reactor, window, pages) for window, pages in windows if window.port),
