@@ -34,6 +34,7 @@ from tproxy.net.trust import TrustStore
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
+from tproxy.ops.level import Level, change_on_signals
 from tproxy.ops.logs import LineObserver
 from tproxy.ops.overview import Facts
 from tproxy.ops.pages import HTTPPort
@@ -105,7 +106,7 @@ def spare_collector() -> None:
     gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
 
 
-def observer(options: TwistedOptions, level: str) -> LineObserver | None:
+def observer(options: TwistedOptions, level: Level) -> LineObserver | None:
     """Where the log goes: the observer for twistd's application; None where it is arranged for already.
 
     `options` are those that the runner was given. Under twist our observer takes the place of its own;
@@ -257,7 +258,13 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     else:
         cluster, reconciler = installation.operate(parts, listeners, lambda: services.tallies.open)
     parts.store.watch(reconciler.refresh)
-    proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
+    level = Level(config.log_level)
+
+    def begins() -> None:
+        change_on_signals(level, reactor.callFromThread)
+        begin(config)
+
+    proxy = Proxy(reactor, observer(runner, level), begins)
     measures = metrics.Measures(
         services.tallies,
         lambda: listeners.listening,
@@ -276,8 +283,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
             seconds=now,
             uptime=now - started,
             ready=reconciler.ready,
-            level=config.log_level,
-            configured=config.log_level,
+            level=level.now,
+            configured=level.configured,
             snapshot=cluster.observe(),
             listening=listeners.listening,
             tallies=services.tallies,
