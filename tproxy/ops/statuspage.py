@@ -16,11 +16,12 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.template import Tag, flatten, tags
 
 from tproxy.ops.logs import LONGEST, WITHHELD, escaped
-from tproxy.ops.overview import ROWS, STATES, Facts, Overview, Query, Row, asked, overview, spelled
+from tproxy.ops.overview import ROWS, STATES, WORDS, Facts, Overview, Query, Row, asked, overview, spelled
 from tproxy.relay.refusals import Refused
 
 STYLE = """
@@ -92,12 +93,12 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
+    b"Content-Type": b"text/html; charset=utf-8",
+    b"Content-Security-Policy": POLICY.encode("ascii"),
+    b"X-Content-Type-Options": b"nosniff",
+    b"Referrer-Policy": b"no-referrer",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
+    b"Cache-Control": b"no-store",
 }
 
 AT_ONCE = 20
@@ -145,7 +146,7 @@ class StatusPage:
         for name, value in HEADERS.items():
             request.setHeader(name, value)
         shown = overview(self._look(), asked(request.args or {}))
-        Deferred.fromCoroutine(self._write(request, shown)).addErrback(request.processingFailed)
+        Deferred.fromCoroutine(self._write(request, shown)).addErrback(_failed, request)
         return NOT_DONE_YET
 
     async def _write(self, request: Request, shown: Overview) -> None:
@@ -153,9 +154,13 @@ class StatusPage:
         body = bytearray(b"<!DOCTYPE html>\n")
         await flatten(request, document(shown, lambda: deferLater(self._clock, 0, str)), body.extend)
         if not over.called:
-            request.setHeader("Content-Length", str(len(body)))
+            request.setHeader(b"Content-Length", b"%d" % len(body))
             request.write(bytes(body))
             request.finish()
+
+
+def _failed(failure: Failure, request: Request) -> None:
+    request.processingFailed(failure)
 
 
 def document(shown: Overview, pause: Pause) -> Tag:
@@ -171,7 +176,14 @@ def document(shown: Overview, pause: Pause) -> Tag:
         tags.body(
             tags.header(
                 tags.h1("tproxy ", _badge(*_health(shown))),
-                tags.p("As this process sees it at ", _moment(shown.facts.now), ".", class_="quiet"),
+                tags.p(
+                    "Version ",
+                    _plain(shown.facts.version),
+                    ", as this process sees it at ",
+                    _moment(shown.facts.now),
+                    ".",
+                    class_="quiet",
+                ),
                 tags.dl(_summary(shown)),
             ),
             Tag("main")(_listeners(shown, pause), _refusals(shown)),
@@ -206,8 +218,7 @@ def _summary(shown: Overview) -> Tags:
         last = tags.a(f"{_ago(facts.refusals[0], facts)} ago", href="#refusals")
         yield _fact("Last refusal", last)
     changed = facts.level != facts.configured
-    yield _fact("Log level", facts.level, f"configured: {facts.configured}" if changed else "")
-    yield _fact("Version", facts.version)
+    yield _fact("Log level", _plain(facts.level), f"configured: {facts.configured}" if changed else "")
 
 
 def _fact(name: str, value: str | Tag, more: str = "") -> Tag:
@@ -251,7 +262,7 @@ def _form(query: Query) -> Tag:
     return tags.form(method="get", action="/", role="search")(
         tags.div(
             tags.label("Name, tenant, destination or reason", for_="q"),
-            tags.input(type="search", id="q", name="q", value=query.words),
+            tags.input(type="search", id="q", name="q", maxlength=str(WORDS), value=query.words),
         ),
         tags.div(tags.label("State", for_="state"), tags.select(id="state", name="state")(*options)),
         tags.button("Show", type="submit"),
