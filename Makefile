@@ -13,7 +13,7 @@ UNITS := $(filter-out tests.__init__ tests.__pycache__ tests.integration,$(subst
 
 # What decides is tested in every branch; the shell around it as far as it goes.
 API := tproxy/cluster/api
-DECISIONS := tproxy/*.py,tproxy/protocols/*,tproxy/operator/*,$(API)/objects.py,$(API)/wire.py,$(API)/store.py,$(API)/lease.py
+DECISIONS := tproxy/*.py,tproxy/protocols/*,tproxy/operator/*,tproxy/ops/overview.py,$(API)/objects.py,$(API)/wire.py,$(API)/store.py,$(API)/lease.py
 SHELL_AROUND := tproxy/assembly.py,tproxy/cli.py,tproxy/listeners.py,tproxy/tap.py,tproxy/installation.py,tproxy/operator/reconciler.py,tproxy/operator/operator.py
 
 .PHONY: help

@@ -33,6 +33,7 @@ from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
+from tproxy.ops.level import Level
 from tproxy.ops.logs import LineObserver
 from tproxy.ops.pages import HTTPPort
 from tproxy.tap import (
@@ -90,14 +91,14 @@ class WhereTheLogGoes(SynchronousTestCase):
 
     def test_twistd(self) -> None:
         """In the foreground the log goes to standard output, as text only on a terminal."""
-        made = observer(twistd("-n"), "warn")
+        made = observer(twistd("-n"), Level("warn"))
         assert made is not None
-        self.assertEqual((made.level, made.text), ("warn", made.stream.isatty()))
+        self.assertEqual((made.level.now, made.text), ("warn", made.stream.isatty()))
 
     def test_twistd_file(self) -> None:
         """--logfile keeps its meaning, and its lines are ours."""
         path = self.mktemp()
-        made = observer(twistd("-n", "--logfile", path), "info")
+        made = observer(twistd("-n", "--logfile", path), Level("info"))
         assert made is not None
         self.addCleanup(made.stream.close)
         Logger(namespace="tproxy", observer=made).info("Hello é", event="x", secret="canary")
@@ -111,14 +112,14 @@ class WhereTheLogGoes(SynchronousTestCase):
         path = FilePath(self.mktemp())
         path.makedirs()
         os.chdir(path.path)
-        made = observer(twistd(), "info")
+        made = observer(twistd(), Level("info"))
         assert made is not None
         made.stream.close()
         self.assertEqual(path.listdir(), ["twistd.log"])
 
     def test_twistd_own_observer(self) -> None:
         """Who names an observer of his own has decided."""
-        self.assertIsNone(observer(twistd("--logger", "twisted.logger.jsonFileLogObserver"), "info"))
+        self.assertIsNone(observer(twistd("--logger", "twisted.logger.jsonFileLogObserver"), Level("info")))
 
     def test_twistd_syslog(self) -> None:
         """What we would not do is said, not left undone in silence."""
@@ -128,9 +129,9 @@ class WhereTheLogGoes(SynchronousTestCase):
         """The observer that twist is about to make is ours, in the format and at the level asked for."""
         for format, text in (("json", False), ("text", True)):
             options = twist("--log-format", format)
-            self.assertIsNone(observer(options, "debug"))
+            self.assertIsNone(observer(options, Level("debug")))
             stream = StringIO()
-            self.assertEqual(options["fileLogObserverFactory"](stream), LineObserver(stream, "debug", text))
+            self.assertEqual(options["fileLogObserverFactory"](stream), LineObserver(stream, Level("debug"), text))
             self.assertEqual(options["logLevel"], LogLevel.debug)
 
 

@@ -1,4 +1,4 @@
-"""The console script `tproxy`: check a destination, list the listeners, run the demo."""
+"""The console script `tproxy`: check a destination, list the listeners, change the log level, run the demo."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tproxy.model import Offered, RefusedError, Secret, Tenant
 from tproxy.operator.listing import Row, listing
 from tproxy.operator.manifests import ListenerStatus, Rejected, Resource, parse
 from tproxy.ops.check import Checker, Step, find
+from tproxy.ops.level import SIGNALS, Level, tell
 from tproxy.ops.logs import LineObserver, escaped
 
 WIDTH = 80
@@ -94,6 +95,16 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--context", metavar="CONTEXT", help="a context of the kubeconfig; without it the current")
 
+    loglevel = commands.add_parser(
+        "loglevel",
+        help="change from which level on a running proxy logs",
+        description="Has a proxy that runs on this machine, or in this container, log from debug on, or as its "
+        "configuration says again. Its log says that it did. A restart ends it, too.",
+    )
+    loglevel.add_argument("level", choices=list(SIGNALS))
+    loglevel.add_argument("--pid", type=int, default=1, help="its process; 1, as in a container, where none is given")
+    loglevel.set_defaults(run=run_loglevel)
+
     commands.add_parser("demo", help="run a mail server and a proxy in front of it, to try")
     return top
 
@@ -143,7 +154,7 @@ def seen(reactor: Any, config: Config, options: argparse.Namespace) -> View | No
 
 def run(main: Callable[[Any], Awaitable[None]]) -> NoReturn:
     """Runs the reactor until `main` is done, and exits."""
-    globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, "error", text=True)], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr, Level("error"), text=True)], redirectStandardIO=False)
     react(lambda reactor: Deferred.fromCoroutine(told(main, reactor)))
 
 
@@ -265,6 +276,13 @@ def as_row(listener: ListenerStatus) -> dict[str, object]:
 def named(listener: ListenerStatus) -> dict[str, object]:
     """What is known of a listener, beside its key."""
     return {name: value for name, value in asdict(listener, recurse=False).items() if name != "key"}
+
+
+def run_loglevel(options: argparse.Namespace) -> None:
+    """`tproxy loglevel LEVEL`."""
+    trouble = tell(options.pid, options.level)
+    if trouble:
+        sys.exit(f"tproxy: {trouble}")
 
 
 # What is printed

@@ -35,8 +35,11 @@ from tproxy.net.sockets import LINGER_SECONDS
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
+from tproxy.ops.level import Level, change_on_signals
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.overview import Facts
 from tproxy.ops.pages import HTTPPort
+from tproxy.ops.statuspage import StatusPage
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS
@@ -134,7 +137,7 @@ def spare_collector() -> None:
     gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
 
 
-def observer(options: TwistedOptions, level: str) -> LineObserver | None:
+def observer(options: TwistedOptions, level: Level) -> LineObserver | None:
     """Where the log goes: the observer for twistd's application; None where it is arranged for already.
 
     `options` are those that the runner was given. Under twist our observer takes the place of its own;
@@ -273,8 +276,13 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     else:
         cluster, reconciler = installation.operate(parts, listeners, lambda: tallies.open)
     parts.store.watch(reconciler.refresh)
-    proxy = Proxy(reactor, observer(runner, config.log_level), lambda: begin(config))
-    health_pages = health.pages(lambda: reconciler.ready and not space.scarce, cluster.observe, lambda: listeners.marks)
+    level = Level(config.log_level)
+
+    def begins() -> None:
+        change_on_signals(level, reactor.callFromThread)
+        begin(config)
+
+    proxy = Proxy(reactor, observer(runner, level), begins)
     measures = metrics.Measures(
         tallies,
         lambda: listeners.listening,
@@ -283,6 +291,31 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         parts.store.token_age,
         usage,
     )
+    started = parts.clock.seconds()
+
+    def ready() -> bool:
+        return reconciler.ready and not space.scarce
+
+    def facts() -> Facts:
+        now = parts.clock.seconds()
+        return Facts(
+            version=release(),
+            now=time.time(),
+            seconds=now,
+            uptime=now - started,
+            ready=ready(),
+            level=level.now,
+            configured=level.configured,
+            snapshot=cluster.observe(),
+            listening=listeners.listening,
+            tallies=tallies,
+            refusals=services.refusals.latest,
+        )
+
+    health_pages = {
+        "": StatusPage(facts, parts.clock),
+        **health.pages(ready, cluster.observe, lambda: listeners.marks),
+    }
     windows = ((config.health, health_pages), (config.metrics, {"metrics": metrics.MetricsPage(measures, parts.clock)}))
     running: tuple[Service, ...] = (
         *(HTTPPort(reactor, window, pages) for window, pages in windows if window.port),

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tproxy.model import ListenerKey, Reason, Refusal, RefusedError, Secret, Stage, Tenant
+from tproxy.ops.level import Level
 from tproxy.ops.logs import LEVELS, LONGEST, LineObserver, escaped
 
 CANARY = "canary-5e1f"
@@ -32,7 +33,7 @@ class Parcel:
 def logged(say, *, namespace="tproxy.relay", level="info", text=False):
     """What is written while `say(log)` runs."""
     stream = StringIO()
-    say(Logger(namespace=namespace, observer=LogPublisher(LineObserver(stream, level, text))))
+    say(Logger(namespace=namespace, observer=LogPublisher(LineObserver(stream, Level(level), text))))
     return stream.getvalue()
 
 
@@ -190,7 +191,7 @@ class Libraries(SynchronousTestCase):
     def test_legacy_text(self) -> None:
         """Text that was made before it was logged is withheld."""
         stream = StringIO()
-        old = LegacyPublisher(publishPublisher=LogPublisher(LineObserver(stream, "debug")))
+        old = LegacyPublisher(publishPublisher=LogPublisher(LineObserver(stream, Level("debug"))))
         old.msg(CANARY)
         old.msg(format="%(x)s", x=CANARY, isError=True)
         self.assertEqual(len(stream.getvalue().splitlines()), 2)

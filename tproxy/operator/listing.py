@@ -42,7 +42,13 @@ def listing(resources: Iterable[Thing], names: Iterable[Thing]) -> list[Row]:
     """
     there = {(owner(each), each["metadata"]["name"]): _name(each) for each in names}
     rows = (_row(status, there.get((each["metadata"]["uid"], status.key.service))) for each, status in _said(resources))
-    return sorted(rows, key=lambda row: row.status.key)
+    return sorted(rows, key=_place)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    """As keys compare, in a fraction of the time."""
+    key = row.status.key
+    return key.namespace, key.name, key.tenant
 
 
 def _said(resources: Iterable[Thing]) -> Iterator[tuple[Thing, ListenerStatus]]:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.model import ListenerKey, RefusedError, Secret
+from tproxy.ops.level import CHANGED, Level
 
 FIELDS = (
     "event",
@@ -190,18 +191,19 @@ def named_in(form: str) -> set[str]:
 class LineObserver:
     """Writes events from `level` on to `stream`, a line each: JSON, or text where `text` is true.
 
-    What libraries say of their own accord is written from warnings on, or at level debug.
+    What libraries say of their own accord is written from warnings on, or at level debug. That the level was changed
+    is written always.
     """
 
     stream: TextIO = field(repr=False)
-    level: str = "info"
+    level: Level = field(factory=lambda: Level("info"))
     text: bool = False
 
     def __call__(self, event: LogEvent) -> None:
-        least = _LOUDNESS[self.level]
+        least = _LOUDNESS[self.level.now]
         if least and library_of(event):
             least = max(least, _LOUDNESS["warn"])
-        if _LOUDNESS[level_of(event)] < least:
+        if _LOUDNESS[level_of(event)] < least and event.get("event") != CHANGED:
             return
         line = as_text(event) if self.text else as_json(event)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"

@@ -231,6 +231,7 @@ class Session:
 
     def _note_refusal(self, refusal: Refusal) -> None:
         self._tally.refused(refusal)
+        self._services.refusals.note(self._binding, refusal, self._services.clock.seconds())
         log.warn(
             "{listener} #{connection}: refused at {stage}: {message}",
             event="session.refused",

@@ -23,6 +23,7 @@ from tproxy.model import (
 )
 from tproxy.net.endpoints import Connector
 from tproxy.relay.attempts import Attempt, Attempts
+from tproxy.relay.refusals import Refusals
 from tproxy.relay.room import Room
 from tproxy.relay.tally import Tallies, Tally
 from tproxy.relay.upstream import ClientHalf, Only, Outcome
@@ -42,6 +43,7 @@ class Services:
     plaintext_hosts: frozenset[str]
     room: Room
     tallies: Tallies = Factory(Tallies)
+    refusals: Refusals = Factory(Refusals)
 
 
 class Walk:
