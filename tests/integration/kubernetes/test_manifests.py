@@ -42,6 +42,12 @@ class OverlayTests(Manifests):
             self.assertEqual("", await self.cluster.kubectl("diff", "-k", folder))
             await self.cluster.kubectl("apply", "-k", folder, "--dry-run=server", "--warnings-as-errors")
 
+    async def test_autoscaler(self):
+        """It is taken without a warning, beside the overlay."""
+        await self.install("dedicated")
+        file = K8S / "autoscaling" / "autoscaler.yaml"
+        await self.cluster.kubectl("apply", "-f", file, "--dry-run=server", "--warnings-as-errors")
+
     async def test_pods(self):
         """Pods write nowhere but where they need to, and are who the rights are for; each has its metrics scraped.
 
@@ -104,6 +110,15 @@ class KustomizationTests(SynchronousTestCase):
         self.assertEqual(["destination-service", "archive-service"], role["rules"][0]["resourceNames"])
         (shipped,) = (made for made in built(K8S / "overlays" / "shared") if made["kind"] == "ConfigMap")
         self.assertNotEqual(shipped["metadata"]["name"], config["metadata"]["name"])
+
+    def test_autoscaling(self):
+        """With the autoscaler nobody else says how many replicas there are."""
+        kustomization = "resources: [../k8s/overlays/dedicated]\ncomponents: [../k8s/autoscaling]\n"
+        objects = built(self.beside("scaled", kustomization))
+        (deployment,) = (made for made in objects if made["kind"] == "Deployment")
+        self.assertNotIn("replicas", deployment["spec"])
+        (autoscaler,) = (made for made in objects if made["kind"] == "HorizontalPodAutoscaler")
+        self.assertEqual(deployment["metadata"]["name"], autoscaler["spec"]["scaleTargetRef"]["name"])
 
     def test_second(self):
         """The second installation of the guide shares no object with the first, and is bound to its own account."""

@@ -3,7 +3,8 @@
 `NAME` is `host=user`: by the host's name, on port 993, there should be a session in this user's mailbox. IDLE sessions
 are kept; RATE more are begun each second, are asked whose they are, and end. Reads commands, a line each, and answers
 each with a line of JSON: `renew` ends the kept sessions, after a look whether all of them are well, and begins them
-anew; `end` ends everything. Every answer tells what there was so far.
+anew; `end` ends everything. Every answer tells what there was so far; `failed` has a list for each command, of what
+was begun after it.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ PATIENCE = 15.0
 class Workload:
     def __init__(self, idle, rate, names):
         self.idle, self.rate, self.names = idle, rate, names
-        self.kept, self.begun, self.failed, self.cut = [], 0, [], []
+        self.kept, self.begun, self.failed, self.cut = [], 0, [[]], []
         self.slowest = 0.0
         self.running = set()
 
@@ -57,11 +58,12 @@ class Workload:
         name, user = random.choice(self.names)
         began = time.monotonic()
         self.begun += 1
+        failed = self.failed[-1]
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.leave(*await self.session(name, user))
         except (OSError, ValueError, TimeoutError) as error:
-            self.failed.append(f"{name} after {time.monotonic() - began:.2f} s: {error!r}")
+            failed.append(f"{name} after {time.monotonic() - began:.2f} s: {error!r}")
         self.slowest = max(self.slowest, time.monotonic() - began)
 
     async def keep(self):
@@ -99,6 +101,7 @@ class Workload:
         beginning = asyncio.create_task(self.begin())
         self.said()
         while (await commands.readline()).strip() == b"renew":
+            self.failed.append([])
             await self.look()
             await self.keep()
             self.said()
