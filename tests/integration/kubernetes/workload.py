@@ -67,8 +67,10 @@ class Workload:
         self.slowest = max(self.slowest, time.monotonic() - began)
 
     async def keep(self):
-        for name, user in random.choices(self.names, k=self.idle):
-            self.kept.append((name, *await self.session(name, user)))
+        while len(self.kept) < self.idle:
+            name, user = random.choice(self.names)
+            with suppress(OSError):
+                self.kept.append((name, *await self.session(name, user)))
 
     async def look(self):
         """Whether each kept session is still what it was; they are ended."""
