@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -436,7 +437,8 @@ class Main(SynchronousTestCase):
 
     def test_usage(self) -> None:
         """A command line that is wrong ends with 2."""
-        for arguments in ((), ("nothing",), ("check",), ("check", "mail"), ("ls",), ("ls", "--odd")):
+        wrong = ((), ("nothing",), ("check",), ("check", "mail"), ("ls",), ("ls", "--odd"), ("loglevel", "loud"))
+        for arguments in wrong:
             status, out, err = self.main(*arguments)
             self.assertEqual((status, out), (2, ""))
             self.assertIn("usage: tproxy", err)
@@ -509,6 +511,12 @@ class Main(SynchronousTestCase):
         root = folder(self.mktemp())
         status, out, _ = self.main("check", "mail", "--user", "anna", "--config", str(root / "config.yaml"))
         self.assertRegex(str(status), "^tproxy: --user says whose")
+        self.assertEqual(out, "")
+
+    def test_level(self) -> None:
+        """The level of a running proxy alone is changed; what the signal would end gets none."""
+        status, out, _ = self.main("loglevel", "debug", "--pid", str(os.getpid()))
+        self.assertRegex(str(status), rf"^tproxy: process {os.getpid()} is no running tproxy: ")
         self.assertEqual(out, "")
 
     def test_damaged_state(self) -> None:

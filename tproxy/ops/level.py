@@ -17,9 +17,6 @@ DEBUG, CONFIGURED = "debug", "configured"
 SIGNALS = {DEBUG: signal.SIGUSR1, CONFIGURED: signal.SIGUSR2}
 """What has the log written from debug on, and what as the configuration says: either may come twice."""
 
-CHANGED = "log.level"
-"""The event that is written whatever the level is."""
-
 
 @define
 class Level:
@@ -35,7 +32,7 @@ class Level:
         """Take one of `SIGNALS`, and say so."""
         self.now = DEBUG if wanted == DEBUG else self.configured
         message = f"the log is written from level {self.now} on, and the configuration says {self.configured}"
-        log.info("{message}", event=CHANGED, message=message)
+        log.info("{message}", event="log.level", message=message)
 
 
 def change_on_signals(level: Level, soon: Callable[[Callable[[str], None], str], object]) -> None:

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tproxy.model import ListenerKey, RefusedError, Secret
-from tproxy.ops.level import CHANGED, Level
+from tproxy.ops.level import Level
 
 FIELDS = (
     "event",
@@ -48,6 +48,9 @@ LEVELS = tuple(str(level.name) for level in LogLevel.iterconstants())
 """From the quietest to the loudest; `config.logging.level` is one of them."""
 
 _LOUDNESS = {level: number for number, level in enumerate(LEVELS)}
+
+ALWAYS = frozenset({"log.level"})
+"""The events that are written whatever the level is."""
 
 LONGEST = 1000
 """A value is cut after so many characters."""
@@ -203,7 +206,7 @@ class LineObserver:
         least = _LOUDNESS[self.level.now]
         if least and library_of(event):
             least = max(least, _LOUDNESS["warn"])
-        if _LOUDNESS[level_of(event)] < least and event.get("event") != CHANGED:
+        if _LOUDNESS[level_of(event)] < least and event.get("event") not in ALWAYS:
             return
         line = as_text(event) if self.text else as_json(event)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"

@@ -42,7 +42,7 @@ header, main { max-width: 76rem; margin: 0 auto; padding: 1.25rem 1.25rem 0; }
 main { padding-bottom: 3rem; }
 h1 { font-size: 1.4rem; margin: 0; }
 h2 { font-size: 1.1rem; margin: 1.6rem 0 .6rem; }
-main h2:first-child { margin-top: .4rem; }
+section:first-child h2 { margin-top: .4rem; }
 p { margin: .4rem 0; }
 a { color: var(--link); }
 .quiet { color: var(--quiet); }
@@ -186,7 +186,10 @@ def document(shown: Overview, pause: Pause) -> Tag:
                 ),
                 tags.dl(_summary(shown)),
             ),
-            Tag("main")(_listeners(shown, pause), _refusals(shown)),
+            Tag("main")(
+                tags.section(_listeners(shown, pause), **{"aria-labelledby": "listeners"}),
+                tags.section(_refusals(shown), **{"aria-labelledby": "refusals"}),
+            ),
         ),
     )
 

@@ -1,0 +1,111 @@
+"""A real browser without a window, driven by WebDriver: what it shows is what people see.
+
+See https://www.w3.org/TR/webdriver2/.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from http.client import HTTPConnection
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from tests.integration.children import start
+
+BROWSER = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+MISSING = None if BROWSER and DRIVER else "there is no Chromium: apt-get install chromium chromium-driver"
+
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+]
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+"""What WebDriver calls an element in its answers."""
+
+
+class BrowserError(Exception):
+    """The browser could not do what it was told."""
+
+
+class Browser:
+    """One window, from `begin` to the end of the test."""
+
+    def __init__(self, test) -> None:
+        self._test = test
+        self._port = 0
+        self._session = ""
+
+    async def begin(self) -> None:
+        """Start it, with nothing of anybody's in it."""
+        folder = tempfile.mkdtemp(prefix="tproxy-browser-")
+        self._test.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        driver = start(self._test, [DRIVER, "--port=0"], folder)
+        port = await driver.output.until(rb"started successfully on port (\d+)")
+        self._port = int(port[1])
+        chrome = {"binary": BROWSER, "args": [*OPTIONS, f"--user-data-dir={folder}/user"]}
+        wanted = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
+        answer = await self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self._session = f"/session/{answer['sessionId']}"
+        self._test.addCleanup(lambda: Deferred.fromCoroutine(self._ask("DELETE", self._session)))
+
+    async def open(self, url: str) -> None:
+        """Go there, as if it had been typed."""
+        await self._ask("POST", f"{self._session}/url", {"url": url})
+
+    async def text(self, selector: str) -> list[str]:
+        """What is to be read in the elements that a CSS selector finds, as it is shown."""
+        return [await self._ask("GET", f"{each}/text") for each in await self._find(selector)]
+
+    async def click(self, selector: str) -> None:
+        """Click on the first such element."""
+        await self._ask("POST", f"{(await self._find(selector))[0]}/click", {})
+
+    async def write(self, selector: str, text: str) -> None:
+        """Write into the first such element."""
+        await self._ask("POST", f"{(await self._find(selector))[0]}/value", {"text": text})
+
+    async def run(self, script: str) -> Any:
+        """What a script says that is run in the page."""
+        return await self._ask("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
+
+    async def emulate(self, command: str, **parameters: object) -> None:
+        """Be another device: a command of Chromium's domain `Emulation`."""
+        told = {"cmd": f"Emulation.{command}", "params": parameters}
+        await self._ask("POST", f"{self._session}/goog/cdp/execute", told)
+
+    async def console(self) -> list[str]:
+        """What went wrong since it was asked last: errors, and what a policy forbids."""
+        return [each["message"] for each in await self._ask("POST", f"{self._session}/se/log", {"type": "browser"})]
+
+    async def _find(self, selector: str) -> list[str]:
+        told = {"using": "css selector", "value": selector}
+        found = await self._ask("POST", f"{self._session}/elements", told)
+        return [f"{self._session}/element/{each[ELEMENT]}" for each in found]
+
+    async def _ask(self, method: str, path: str, told: object = None) -> Any:
+        def ask() -> tuple[int, bytes]:
+            connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+            try:
+                connection.request(method, path, None if told is None else json.dumps(told))
+                response = connection.getresponse()
+                return response.status, response.read()
+            finally:
+                connection.close()
+
+        status, body = await deferToThread(ask)
+        value = json.loads(body)["value"]
+        if status != 200:
+            raise BrowserError(f"{value['error']}: {value['message']}")
+        return value
