@@ -187,14 +187,14 @@ class Installed(Manifests):
         where = ("-n", namespace, f"--for=condition=Available={wanted}", "--timeout=30s")
         await self.cluster.kubectl("wait", f"destination/{name}", *where)
 
-    async def served(self, namespace: str, name: str, *tenants: str) -> None:
+    async def served(self, namespace: str, name: str, *tenants: str, seconds: float = 30.0) -> None:
         """Returns once the status says that these tenants are served, and no others."""
 
         async def told() -> bool:
             status = (await self.cluster.get("destination", name, "-n", namespace)).get("status", {})
             return {row["subdomain"] for row in status.get("tenants", ()) if row["available"]} == set(tenants)
 
-        await self.installation.until(told)
+        await self.installation.until(told, seconds)
 
     async def condition(self, namespace: str, name: str) -> dict[str, Any]:
         """The condition Available."""

@@ -45,7 +45,7 @@ class ReplicaTests(Installed):
         self.second = await self.installation.start("tproxy-2")
         await self.apply(*(resource("shop", name, *tenants) for name in names))
         for name in names:
-            await self.served("shop", name, *tenants)
+            await self.served("shop", name, *tenants, seconds=600)
         self.users = {f"{name}-{tenant}": f"{tenant}{name}" for name in names for tenant in tenants}
         await self.everywhere(self.first, self.second)
 
@@ -66,7 +66,7 @@ class ReplicaTests(Installed):
             lead = [{a for each in thing["endpoints"] or () for a in each["addresses"]} for thing in slices]
             return len(lead) >= len(self.users) and all(each in (wanted, set()) for each in lead)
 
-        await self.installation.until(told, 60)
+        await self.installation.until(told, 300)
 
     async def work(self, idle: int, rate: int) -> Child:
         """A workload that has begun."""
