@@ -38,7 +38,8 @@ class ShowVersion(argparse.Action):
     """Prints which release this is, and which mail protocols are installed with it. Raises ConfigError."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message=f"tproxy {release()}\nProtocols: {' '.join(sorted(installed()))}\n")
+        print(f"tproxy {release()}\nProtocols: {' '.join(sorted(installed()))}")
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
