@@ -8,7 +8,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/tproxy \
     && /opt/tproxy/bin/pip install --disable-pip-version-check --no-compile /src \
-    && /opt/tproxy/bin/pip uninstall --yes pip \
+    && /opt/tproxy/bin/pip uninstall --yes pip setuptools \
     && find /opt/tproxy -depth -type d '(' -name test -o -name tests -o -name __pycache__ ')' -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/tproxy
 
