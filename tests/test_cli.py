@@ -437,7 +437,15 @@ class Main(SynchronousTestCase):
 
     def test_usage(self) -> None:
         """A command line that is wrong ends with 2."""
-        for arguments in ((), ("nothing",), ("check",), ("check", "mail"), ("ls",), ("ls", "--odd"), ("loglevel", "loud")):
+        for arguments in (
+            (),
+            ("nothing",),
+            ("check",),
+            ("check", "mail"),
+            ("ls",),
+            ("ls", "--odd"),
+            ("loglevel", "loud"),
+        ):
             status, out, err = self.main(*arguments)
             self.assertEqual((status, out), (2, ""))
             self.assertIn("usage: tproxy", err)
