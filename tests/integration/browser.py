@@ -39,6 +39,10 @@ class BrowserError(Exception):
     """The browser could not do what it was told."""
 
 
+class StaleError(BrowserError):
+    """What was found is not in the page any more."""
+
+
 class Browser:
     """One window, from `begin` to the end of the test."""
 
@@ -66,7 +70,10 @@ class Browser:
 
     async def text(self, selector: str) -> list[str]:
         """What is to be read in the elements that a CSS selector finds, as it is shown."""
-        return [await self._ask("GET", f"{each}/text") for each in await self._find(selector)]
+        try:
+            return [await self._ask("GET", f"{each}/text") for each in await self._find(selector)]
+        except StaleError:  # the page was loaded anew in the meantime
+            return await self.text(selector)
 
     async def click(self, selector: str) -> None:
         """Click on the first such element."""
@@ -107,5 +114,6 @@ class Browser:
         status, body = await deferToThread(ask)
         value = json.loads(body)["value"]
         if status != 200:
-            raise BrowserError(f"{value['error']}: {value['message']}")
+            stale = value["error"] == "stale element reference"
+            raise (StaleError if stale else BrowserError)(f"{value['error']}: {value['message']}")
         return value

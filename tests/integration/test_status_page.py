@@ -38,6 +38,8 @@ class StatusPageTests(TestCase):
         self.mail, self.down = await self.proxy.port("mail"), await self.proxy.port("down")
         self.browser = Browser(self)
         await self.browser.begin()
+        while "not ready" in await self.open():
+            pass
 
     async def open(self, query: str = "") -> str:
         """Open the page; all that is to be read there. It loads without a complaint, and without a secret."""
