@@ -264,6 +264,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         reconciler,
         parts.store.token_age,
         metrics.Usage(parts.clock.seconds, time.process_time),
+        config.limits,
+        config.kubernetes.spares if config.kubernetes else 0,
     )
     windows = ((config.health, health_pages), (config.metrics, {"metrics": metrics.MetricsPage(measures, parts.clock)}))
     running: tuple[Service, ...] = (
