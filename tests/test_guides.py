@@ -11,15 +11,12 @@ from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from tests.ops.exposition import everything, scraped
 from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
 from tproxy.model import NoCredential, Password, Reason, Refusal, Secret, Stage
 from tproxy.operator.manifests import SUCCESS, condition_reason
-from tproxy.operator.objects import Installation, Objects
-from tproxy.operator.plan import Snapshot
 from tproxy.ops.logs import FIELDS
-from tproxy.ops.metrics import Measures, Usage
-from tproxy.relay.tally import Tallies
 from tproxy.session import Close, Ended, Expired, Greeting, HandOver, LoggedIn, Login, Refuse, Send, Verified
 
 TREE = Path(__file__).parent.parent
@@ -81,15 +78,8 @@ class PluginGuideTests(SynchronousTestCase):
 
 
 def exposed(family: Metric) -> str:
-    """The name of a metric as a query has it."""
+    """The name of a metric as the guide has it."""
     return f"{family.name}_total" if family.type == "counter" else family.name
-
-
-class Reconciler:
-    """One that did nothing."""
-
-    passes = failures = 0
-    seconds = 0.0
 
 
 class OperateGuideTests(SynchronousTestCase):
@@ -118,10 +108,7 @@ class OperateGuideTests(SynchronousTestCase):
 
     def test_metrics(self) -> None:
         """Every metric is explained with its kind, and none that is not there."""
-        usage = Usage(lambda: 0.0, lambda: 0.0)
-        snapshot = Snapshot(objects=Objects(Installation("tproxy")))
-        measures = Measures(Tallies(), dict, lambda: snapshot, Reconciler, lambda request: None, usage)
-        told = {(exposed(family), family.type) for family in measures.families()}
+        told = {(exposed(family), family.type) for family in scraped(everything(self))}
         table = (TREE / "docs" / "operate.md").read_text().partition("| metric | kind |")[2].partition("\n\n")[0]
         self.assertEqual(told, set(re.findall(r"^\| `([a-z_]+)` \| ([a-z]+) \|", table, re.MULTILINE)))
 

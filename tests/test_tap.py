@@ -33,8 +33,10 @@ from tproxy.destinations.store import Store
 from tproxy.net.trust import TrustStore
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler
+from tproxy.ops import metrics
 from tproxy.ops.level import Level
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.metrics import Usage
 from tproxy.ops.pages import HTTPPort
 from tproxy.tap import (
     FAREWELL_SECONDS,
@@ -46,7 +48,6 @@ from tproxy.tap import (
     announce,
     begin,
     makeService,
-    memory_limit,
     observer,
     raise_descriptor_limit,
     room,
@@ -410,6 +411,8 @@ class Collector(SynchronousTestCase):
 class Descriptors(SynchronousTestCase):
     """Each session takes two sockets, and systems begin with few."""
 
+    usage = Usage(lambda: 0.0, lambda: 0.0)
+
     def test_raised(self) -> None:
         """As many as the system lets us have, never fewer than before."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -428,17 +431,24 @@ class Descriptors(SynchronousTestCase):
             (Limits(listeners=4000), 1024, 256),
         ):
             for opened in (most - 1, most):
-                there = room(limits, descriptors, lambda opened=opened: opened, lambda: None)
+                there = room(limits, descriptors, lambda opened=opened: opened, self.usage)
                 self.assertEqual(opened == most, there.refusal() is not None)
 
     def test_memory(self) -> None:
-        """What the container may have, or what the configuration says; without either there is no limit."""
-        file = Path(self.mktemp())
-        self.assertIsNone(memory_limit(file))
-        file.write_text("max\n")
-        self.assertIsNone(memory_limit(file))
-        file.write_text("1000000000\n")
-        self.assertEqual(900_000_000, memory_limit(file))
-        there = room(Limits(memory=1), 65_536, lambda: 0, lambda: 1024 * 1024)
-        there.look()
-        self.assertIsNotNone(there.refusal())
+        """The most of what the container may have, or what the configuration says; without either there is no limit."""
+        limit, used = Path(self.mktemp()), Path(self.mktemp())
+        used.write_text("0 1000 0\n")
+        self.patch(metrics, "MEMORY_LIMIT", limit)
+        self.patch(metrics, "MEMORY", used)
+        bytes_used = 1000 * os.sysconf("SC_PAGE_SIZE")
+        for limits, container, full in (
+            (Limits(), "max", False),
+            (Limits(), f"{bytes_used * 2}", False),
+            (Limits(), f"{bytes_used}", True),
+            (Limits(memory=1), "max", True),
+            (Limits(memory=1000), f"{bytes_used}", False),
+        ):
+            limit.write_text(container)
+            there = room(limits, 65_536, lambda: 0, self.usage)
+            there.look()
+            self.assertEqual(full, there.refusal() is not None)

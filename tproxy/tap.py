@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
 from twisted.application.internet import TimerService
@@ -37,6 +36,7 @@ from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
 from tproxy.ops.level import Level, change_on_signals
 from tproxy.ops.logs import LineObserver
+from tproxy.ops.metrics import Usage
 from tproxy.ops.overview import Facts
 from tproxy.ops.pages import HTTPPort
 from tproxy.ops.statuspage import StatusPage
@@ -62,8 +62,9 @@ DESCRIPTORS = 1_048_576
 DESCRIPTORS_KEPT = 200
 """So many are kept for all that is no session and no listener."""
 
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MEMORY_SHARE = 0.9
+"""The part of the container's memory that may be used before new connections are refused."""
+MEBIBYTE = 1024 * 1024
 
 GARBAGE = 10_000
 """So many more containers than at the last look make the collector look again; some hundred bytes each."""
@@ -106,24 +107,11 @@ def raise_descriptor_limit() -> int:
     return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def room(limits: Limits, descriptors: int, opened: Callable[[], int], used: Callable[[], int | None]) -> Room:
+def room(limits: Limits, descriptors: int, opened: Callable[[], int], usage: Usage) -> Room:
     """What the process takes on: what the configuration says, and for the rest what is there."""
     connections = (descriptors - min(limits.listeners + DESCRIPTORS_KEPT, descriptors // 2)) // 2
-    mebibyte = 1024 * 1024
-    return Room(
-        min(connections, limits.connections or connections),
-        opened,
-        limits.memory * mebibyte if limits.memory else memory_limit(),
-        used,
-    )
-
-
-def memory_limit(file: Path = MEMORY_LIMIT) -> int | None:
-    """As many bytes as the container may have, but for a reserve; None where nothing bounds it."""
-    try:
-        return int(int(file.read_text()) * MEMORY_SHARE)
-    except (OSError, ValueError):  # it says "max"
-        return None
+    memory = limits.memory * MEBIBYTE or int(MEMORY_SHARE * (usage.memory_limit or 0))
+    return Room(min(connections, limits.connections or connections), opened, memory or None, lambda: usage.memory)
 
 
 def spare_collector() -> None:
@@ -249,8 +237,8 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         installation = join(config.kubernetes, reactor)
     secrets = installation.secrets if installation else None
     parts = assemble(config, reactor, lambda: listeners.ports, secrets.source if secrets else None)
-    tallies, usage = Tallies(), metrics.Usage(parts.clock.seconds, time.process_time)
-    space = room(config.limits, descriptors, lambda: tallies.open, lambda: usage.memory)
+    tallies, usage = Tallies(), Usage(parts.clock.seconds, time.process_time)
+    space = room(config.limits, descriptors, lambda: tallies.open, usage)
     services = Services(
         clock=parts.clock,
         store=parts.store,
@@ -283,6 +271,10 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         begin(config)
 
     proxy = Proxy(reactor, observer(runner, level), begins)
+
+    def ready() -> bool:
+        return reconciler.ready and not space.scarce
+
     measures = metrics.Measures(
         tallies,
         lambda: listeners.listening,
@@ -290,11 +282,11 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         reconciler,
         parts.store.token_age,
         usage,
+        config.limits,
+        ready,
+        config.kubernetes.spares if config.kubernetes else 0,
     )
     started = parts.clock.seconds()
-
-    def ready() -> bool:
-        return reconciler.ready and not space.scarce
 
     def facts() -> Facts:
         now = parts.clock.seconds()

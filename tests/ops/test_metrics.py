@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import resource as resources
 from pathlib import Path
 
-from attrs import define, evolve, frozen
+from attrs import evolve, frozen
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as text
 from prometheus_client.samples import Sample
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.operator import installations
-from tests.operator.worlds import World, rejected, resource
+from tests.operator.worlds import World, key, rejected, resource
+from tests.ops.exposition import OPENMETRICS, Work, scraped
 from tests.ops.requests import Visited, get
-from tproxy.model import DestinationRequest, Reason, Refusal, Stage
-from tproxy.operator.plan import Snapshot
+from tproxy.config import Limits
+from tproxy.model import DestinationRequest, Reason, Refusal, Stage, spare
+from tproxy.operator.objects import Installation, Objects, Port
+from tproxy.operator.plan import Listening
 from tproxy.ops import metrics
 from tproxy.ops.metrics import SPAN_SECONDS, Measures, MetricsPage, Usage, encoder, written
 from tproxy.relay.tally import BUCKETS, Tallies, Tally
 
 PART = 30
-
-OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-
-
-@define
-class Work:
-    """A reconciler that did something."""
-
-    passes: int = 3
-    failures: int = 1
-    seconds: float = 0.25
 
 
 @frozen(eq=False)
@@ -46,24 +38,26 @@ class MetricsTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World()
         self.known = True
+        self.objects: Objects | None = None
         self.clock = Clock()
         self.cpu = 0.0
         self.ages: dict[DestinationRequest, float] = {}
         self.tallies = Tallies(3)
         self.kept: dict[str, Tally] = {}
         self.work = Work()
+        self.ready = True
         self.measures = Measures(
             self.tallies,
             lambda: self.world.listening,
-            lambda: self.observe() if self.known else None,
+            lambda: evolve(self.world.observed().cluster, objects=self.objects) if self.known else None,
             self.work,
             self.ages.get,
             Usage(self.clock.seconds, lambda: self.cpu),
+            Limits(connections_per_listener=7, listeners=40),
+            lambda: self.ready,
+            spares=2,
         )
         self.page = MetricsPage(self.measures, self.clock)
-
-    def observe(self) -> Snapshot:
-        return self.world.observed().cluster
 
     def open(self, *names: str) -> None:
         """Listeners for these resources, and no others."""
@@ -74,9 +68,8 @@ class MetricsTestCase(SynchronousTestCase):
 
     def samples(self) -> dict[str, list[Sample]]:
         """What a scrape brings, by name."""
-        encode, _ = encoder(OPENMETRICS)
         found: dict[str, list[Sample]] = {}
-        for family in openmetrics(b"".join(written(self.measures.families(), encode)).decode()):
+        for family in scraped(self.measures):
             for sample in family.samples:
                 found.setdefault(sample.name, []).append(sample)
         return found
@@ -133,24 +126,6 @@ class Known(MetricsTestCase):
         self.assertLess(memory, 10_000_000_000)
         self.patch(metrics, "MEMORY", Path(self.mktemp()))
         self.assertIsNone(self.value("tp_memory_bytes"))
-
-
-class Installed(MetricsTestCase):
-    """What is told of an installation in a cluster."""
-
-    def test_leader(self) -> None:
-        """Whether it leads, and how many spares there are; nothing of that without a cluster, or before it is known."""
-        installation = installations.World()
-        installation.apply("shop", installations.manifest("mail"))
-        installation.settle()
-        for leading in (True, False):
-            snapshot = installation.snapshot(leading)
-            self.patch(self, "observe", lambda snapshot=snapshot: snapshot)
-            self.assertEqual((self.value("tproxy_leader"), self.value("tproxy_spares")), (leading, 2))
-        self.known = False
-        self.assertIsNone(self.value("tproxy_leader"))
-        self.patch(self, "observe", Snapshot)
-        self.assertNotIn("tproxy_spares", self.samples())
 
 
 class Listeners(MetricsTestCase):
@@ -248,6 +223,78 @@ class Reconciler(MetricsTestCase):
         self.assertEqual([self.value(name) for name in names], [3, 0.25, 1])
         self.work.passes, self.work.seconds, self.work.failures = 5, 1.5, 2
         self.assertEqual([self.value(name) for name in names], [5, 1.5, 2])
+
+
+class Limited(MetricsTestCase):
+    """What runs out, and how much of it there is."""
+
+    def test_descriptors(self) -> None:
+        """Each open file counts, however the kernel tells them; where it says nothing, neither do we."""
+        (limit, _) = resources.getrlimit(resources.RLIMIT_NOFILE)
+        self.assertEqual(self.value("process_max_fds"), limit)
+        before = self.value("process_open_fds")
+        with Path("/dev/null").open():
+            self.assertEqual(self.value("process_open_fds"), before + 1)
+        older = Path("/proc/self/task")  # a folder whose size was never told, as that of the files before Linux 6.2
+        self.assertEqual(older.stat().st_size, 0)
+        self.patch(metrics, "DESCRIPTORS", older)
+        self.assertEqual(self.value("process_open_fds"), len(list(older.iterdir())) - 1)
+        self.patch(metrics, "DESCRIPTORS", Path(self.mktemp()))
+        self.assertIsNone(self.value("process_open_fds"))
+
+    def test_memory(self) -> None:
+        """What the container may have; nothing where it is not limited, or there is none."""
+        limit = Path(self.mktemp())
+        self.patch(metrics, "MEMORY_LIMIT", limit)
+        self.assertIsNone(self.value("tproxy_memory_limit_bytes"))
+        limit.write_text("max\n")
+        self.assertIsNone(self.value("tproxy_memory_limit_bytes"))
+        limit.write_text("1073741824\n")
+        self.assertEqual(self.value("tproxy_memory_limit_bytes"), 1 << 30)
+
+    def test_listeners(self) -> None:
+        """Those that are somebody's; how many there may be is said in a cluster."""
+        self.open("a", "b")
+        binding = spare(10005)
+        self.world.listening[binding.key] = Listening(binding, 10005)
+        self.assertEqual(self.value("tproxy_listeners"), 2)
+        self.assertEqual(self.value("tproxy_listener_connections_limit"), 7)
+        self.assertIsNone(self.value("tproxy_listeners_limit"))
+        self.objects = Objects(Installation("tproxy"))
+        self.assertEqual(self.value("tproxy_listeners_limit"), 40)
+
+
+class Installed(MetricsTestCase):
+    """What is told of an installation in a cluster."""
+
+    def test_ready(self) -> None:
+        """What the page of that name says."""
+        for ready in (True, False):
+            self.ready = ready
+            self.assertEqual(self.value("tproxy_ready"), ready)
+
+    def test_leader(self) -> None:
+        """Whether it is this one; nobody leads where there is no cluster, or it is not known yet."""
+        self.assertIsNone(self.value("tproxy_leader"))
+        for leading in (True, False):
+            self.objects = Objects(Installation("tproxy"), leading=leading)
+            self.assertEqual(self.value("tproxy_leader"), leading)
+        self.known = False
+        self.assertIsNone(self.value("tproxy_leader"))
+
+    def test_spares(self) -> None:
+        """For each port in use, 993 always; none of them rests, and nothing is said where there are to be none."""
+        there = (
+            Port(10000, 143, {}, key("mail"), "uid"),
+            Port(10001, 143, {}),
+            Port(10002, 143, {}, released=5.0),
+            Port(10003, 1993, {}),
+        )
+        self.objects = Objects(Installation("tproxy"), ports={port.port: port for port in there})
+        spares = {sample.labels["port"]: sample.value for sample in self.samples()["tproxy_spares"]}
+        self.assertEqual(spares, {"143": 1, "993": 0})
+        self.measures = evolve(self.measures, spares=0)
+        self.assertNotIn("tproxy_spares", self.samples())
 
 
 class Bounds(MetricsTestCase):

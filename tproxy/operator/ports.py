@@ -64,18 +64,18 @@ class Ports:
     def wants_spare(self, port: Port) -> bool:
         """Whether a port that comes back is wanted as a spare."""
         spares = self._spares[port.service_port]
-        if port.service_port not in self._used() or len(spares) >= self._bounds.spares:
+        if port.service_port not in used(self._there) or len(spares) >= self._bounds.spares:
             return False
         spares[port.port] = port
         return True
 
     def spares(self) -> Iterator[Steps]:
         """Spares that are missing, and those that are too many."""
-        used, home = self._used(), self._there.installation
+        wanting, home = used(self._there), self._there.installation
         room = self._bounds.listeners + self._bounds.spares - len(self._there.ports)
-        for service_port in sorted(used | self._spares.keys()):
+        for service_port in sorted(wanting | self._spares.keys()):
             spares = self._spares[service_port]
-            wanted = self._bounds.spares if service_port in used else 0
+            wanted = self._bounds.spares if service_port in wanting else 0
             for number in sorted(spares)[wanted:]:
                 yield Steps((record(home.namespace, number),), (Remove(Sort.SERVICE, spares[number].thing),))
             missing = list(islice(self._free, max(0, min(room, wanted - len(spares)))))
@@ -85,8 +85,10 @@ class Ports:
                 subjects = (("spares", service_port), *(record(home.namespace, number) for number in missing))
                 yield Steps(subjects, tuple(Create(Sort.SERVICE, manifest) for manifest in made))
 
-    def _used(self) -> set[int]:
-        return {USUAL_PORT} | {port.service_port for port in self._there.ports.values() if port.holder}
+
+def used(there: Objects) -> set[int]:
+    """The ports that names lead from: there are to be spares for each."""
+    return {USUAL_PORT} | {port.service_port for port in there.ports.values() if port.holder}
 
 
 def _remembered(there: Objects) -> set[int]:

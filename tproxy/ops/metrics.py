@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -30,8 +32,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
+from tproxy.config import Limits
 from tproxy.model import DestinationRequest, ListenerKey
 from tproxy.operator.plan import Listening, Snapshot
+from tproxy.operator.ports import used
 from tproxy.relay.tally import BUCKETS, Tallies, Tally
 
 LABELS = ("listener", "destination", "tenant")
@@ -45,6 +49,8 @@ SPAN_SECONDS = 5.0
 """The shortest time over which the use of the processor is told."""
 
 MEMORY = Path("/proc/self/statm")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+DESCRIPTORS = Path("/proc/self/fd")
 
 _BOUNDS = (*map(str, BUCKETS), "+Inf")
 _HEADER = re.compile(rb"\A(?:#.*\n)+")
@@ -97,6 +103,27 @@ class Usage:
         except OSError:
             return None
 
+    @property
+    def memory_limit(self) -> int | None:
+        """The bytes at which the container is ended; None where there is no limit, or none that can be seen."""
+        try:
+            return int(MEMORY_LIMIT.read_text())
+        except (OSError, ValueError):  # no container, or "max"
+            return None
+
+    @property
+    def descriptors(self) -> int | None:
+        """The files that are open; None where the system does not tell."""
+        try:  # since Linux 6.2 the size of the folder is their number; before, it is 0
+            return DESCRIPTORS.stat().st_size or len(list(DESCRIPTORS.iterdir())) - 1
+        except OSError:
+            return None
+
+    @property
+    def descriptor_limit(self) -> int:
+        """How many files may be open."""
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
 
 @frozen
 class Row:
@@ -118,6 +145,8 @@ class Measures:
     @param listening: the listeners that are open
     @param observe: as of L{tproxy.interfaces.ICluster}
     @param token_age: as of L{tproxy.destinations.store.Store}
+    @param ready: whether this replica says that it is
+    @param spares: how many there are to be for each port; 0 where there are none
     """
 
     _tallies: Tallies
@@ -126,16 +155,16 @@ class Measures:
     _work: Work
     _token_age: Callable[[DestinationRequest], float | None]
     _usage: Usage
+    _limits: Limits
+    _ready: Callable[[], bool]
+    _spares: int = 0
 
     def families(self) -> Iterator[Metric]:
         """All families; one with many samples comes in several parts, one after the other."""
         snapshot = self._observe()
         yield from self._known(snapshot)
-        there = None if snapshot is None else snapshot.objects
-        if there is not None:
-            yield GaugeMetricFamily("tproxy_leader", "Whether this replica leads: 1, or else 0.", there.leading)
-            spares = sum(port.spare for port in there.ports.values())
-            yield GaugeMetricFamily("tproxy_spares", "Listeners that wait for Destination resources to come.", spares)
+        yield from self._process()
+        yield from self._installation(snapshot)
         work = self._work
         name, words = "tproxy_reconcile_seconds", "Passes of the reconciler, and the time they took."
         yield SummaryMetricFamily(name, words, work.passes, work.seconds, unit="seconds")
@@ -160,6 +189,36 @@ class Measures:
         memory = self._usage.memory
         if memory is not None:
             yield GaugeMetricFamily("tp_memory_bytes", "Resident memory.", memory, unit="bytes")
+
+    def _process(self) -> Iterator[Metric]:
+        """What bounds this process, and how near it is; the names of the first two are everybody's."""
+        open_files = self._usage.descriptors
+        if open_files is not None:
+            yield GaugeMetricFamily("process_open_fds", "Open files.", open_files)
+        yield GaugeMetricFamily("process_max_fds", "Files that may be open.", self._usage.descriptor_limit)
+        limit = self._usage.memory_limit
+        if limit is not None:
+            words = "Memory that the container may use."
+            yield GaugeMetricFamily("tproxy_memory_limit_bytes", words, limit, unit="bytes")
+        yield GaugeMetricFamily("tproxy_ready", "Whether this process serves.", self._ready())
+        claimed = sum(there.binding.claimed for there in self._listening().values())
+        yield GaugeMetricFamily("tproxy_listeners", "Listeners that are open, spares not counted.", claimed)
+        words = "Connections that a listener may have."
+        yield GaugeMetricFamily("tproxy_listener_connections_limit", words, self._limits.connections_per_listener)
+
+    def _installation(self, snapshot: Snapshot | None) -> Iterator[Metric]:
+        """What is so in a cluster alone."""
+        there = snapshot.objects if snapshot else None
+        if there is None:
+            return
+        yield GaugeMetricFamily("tproxy_leader", "Whether this replica leads.", there.leading)
+        yield GaugeMetricFamily("tproxy_listeners_limit", "Listeners that there may be.", self._limits.listeners)
+        if self._spares:
+            family = GaugeMetricFamily("tproxy_spares", "Listeners for Destinations to come.", labels=("port",))
+            spares = Counter(port.service_port for port in there.ports.values() if port.spare)
+            for port in sorted(used(there)):
+                family.add_metric((str(port),), spares[port])
+            yield family
 
     def _rows(self) -> Iterator[Row]:
         for key, there in self._listening().items():
