@@ -534,6 +534,19 @@ class Replicas(SynchronousTestCase):
             [(e["addresses"][0], e["conditions"]["ready"], e["conditions"]["terminating"]) for e in entries],
         )
 
+    def test_nobodys(self):
+        """A slice that is not of the port's record is left as it is, whatever it is called."""
+        where, slices = (
+            (HOME.namespace, f"p{self.port}"),
+            self.world.storage.served["discovery.k8s.io", "v1", "endpointslices"],
+        )
+        there = self.world.get(Sort.SLICE, *where)
+        change = {"metadata": {"uid": there["metadata"]["uid"], "ownerReferences": None}, "endpoints": []}
+        self.world.storage.patch(slices, where, change, "")
+        before = self.world.get(Sort.SLICE, *where)
+        self.world.settle()
+        self.assertEqual(before, self.world.get(Sort.SLICE, *where))
+
     def test_gone(self):
         """One whose pod is gone is taken out."""
         self.world.replicas.remove(self.second)
