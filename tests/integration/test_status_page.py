@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from twisted.trial.unittest import TestCase
 
 from tests.integration import canaries
@@ -50,6 +52,11 @@ class StatusPageTests(TestCase):
         )
         (text,) = await self.browser.text("body")
         return text
+
+    async def arrived(self, query: str) -> None:
+        """Wait until the page with this query is there."""
+        while await self.browser.run("return document.readyState + location.search") != f"complete{query}":
+            pass
 
     async def session(self) -> Wire:
         """A session that goes on."""
@@ -106,6 +113,7 @@ class StatusPageTests(TestCase):
         self.assertIn("correct spec.destinationRef", row)
         self.assertLess(text.index("tests/lost"), text.index("tests/mail"))
         await self.browser.write("#q", f"{HOSTILE}\n")
+        await self.arrived("?" + urlencode({"q": HOSTILE, "state": ""}))
         self.assertEqual(1, len(await self.browser.text(f"{LISTENERS} tbody tr")))
         self.assertEqual(HOSTILE, await self.browser.run("return document.getElementById('q').value"))
         self.assertEqual(0, await self.browser.run("return document.querySelectorAll('img, script').length"))
@@ -126,8 +134,10 @@ class StatusPageTests(TestCase):
         self.assertIn("2 available of 3", await self.open())
         await self.browser.click("option[value=unavailable]")
         await self.browser.click("button")
+        await self.arrived("?q=&state=unavailable")
         self.assertEqual([await self.row("lost")], await self.browser.text(f"{LISTENERS} tbody tr"))
         await self.browser.click("form a")
+        await self.arrived("")
         self.assertEqual(3, len(await self.browser.text(f"{LISTENERS} tbody tr")))
 
     async def test_devices(self):
