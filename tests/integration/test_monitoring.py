@@ -107,8 +107,17 @@ class Rules(TestCase):
         await run(self, (TOOL, "test", "rules", file), file.parent)
 
     async def test_valid(self) -> None:
-        """They are rules."""
+        """They are rules; and what the guide scrapes with, where there is no operator, is a configuration."""
         await run(self, (TOOL, "check", "rules", ALERTS), ALERTS.parent)
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        for number, told in enumerate(re.findall(r"```yaml\n(scrape_configs:.*?)```", GUIDE.read_text(), re.DOTALL)):
+            content = yaml.safe_load(told)
+            content["scrape_configs"][0].pop("kubernetes_sd_configs", None)  # Debian's Prometheus is built without it
+            (folder / f"{number}.yml").write_text(yaml.safe_dump(content))
+        files = sorted(folder.iterdir())
+        self.assertEqual(2, len(files))
+        await run(self, (TOOL, "check", "config", "--syntax-only", *files), folder)
 
     async def test_well(self) -> None:
         """Where all is well nothing fires, however near the limits it is; other programs are nobody's business here."""

@@ -133,6 +133,8 @@ class NamesTests(SynchronousTestCase):
             'rate(tproxy_refusals_total{reason=~"login-refused|nothing"}[5m])',
             'rate(tproxy_refusals_total{reason=~"nothing-.+"}[5m])',
             "histogram_quantile(0.5, sum by (job) (tproxy_login_seconds_bucket))",
+            "sum by (pod) (tproxy_ready / on (job) tproxy_leader)",
+            "sum without (pod) (tproxy_ready)",
             "sum by (le) (sum by (job) (tproxy_login_seconds_bucket))",
         ):
             self.assertRaises(UnknownError, self.queries.labels, query)
