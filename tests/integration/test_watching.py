@@ -131,6 +131,11 @@ class Watched(TestCase):
         self.assertEqual(await self.value("tp_destination_crs", Available="False"), 1)
         self.assertGreater(await self.value("tp_memory_bytes"), 10_000_000)
         self.assertGreater(await self.value("tproxy_reconcile_seconds_count"), 0)
+        self.assertEqual(await self.value("tproxy_ready"), 1)
+        self.assertEqual(await self.value("tproxy_listeners"), 2)
+        self.assertEqual(await self.value("tproxy_listener_connections_limit"), 10)
+        self.assertLess(await self.value("process_open_fds"), await self.value("process_max_fds"))
+        self.assertIsNone(await self.value("tproxy_leader"), "there is no cluster")
 
         (self.proxy.folder / "resources" / "mail.yaml").unlink()
         await idle.received.closed()

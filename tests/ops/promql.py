@@ -52,18 +52,30 @@ class Queries:
             case promql.Call():
                 found = frozenset().union(*map(self._of, node.args))
                 return found - _there({"le"}, found) if node.func.name == "histogram_quantile" else found
-            case promql.AggregateExpr():
-                found = self._of(node.expr)
-                if node.param is not None:  # topk chooses, and leaves the labels alone
-                    return found
-                return _there(node.modifier.labels, found) if node.modifier else frozenset()
+            case promql.AggregateExpr() if node.param is not None:  # topk chooses, and leaves the labels alone
+                return self._of(node.expr)
+            case promql.AggregateExpr(modifier=None):
+                self._of(node.expr)
+                return frozenset()
+            case promql.AggregateExpr() if node.modifier.type == promql.AggModifierType.By:
+                return _there(node.modifier.labels, self._of(node.expr))
             case promql.BinaryExpr():
-                left, right = self._of(node.lhs), self._of(node.rhs)
-                if node.modifier and node.modifier.matching:
-                    _there(node.modifier.matching.labels, left)
-                    _there(node.modifier.matching.labels, right)
-                return left | right if str(node.op) == "or" else left or right
+                return self._joined(node, self._of(node.lhs), self._of(node.rhs))
         raise UnknownError(f"no rule for {type(node).__name__}")
+
+    def _joined(self, node: promql.BinaryExpr, left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
+        matching = node.modifier and node.modifier.matching
+        if matching:
+            _there(matching.labels, left)
+            _there(matching.labels, right)
+        match str(node.op):
+            case "or":
+                return left | right
+            case "and" | "unless":
+                return left
+        if matching and node.modifier.card == promql.VectorMatchCardinality.OneToOne:
+            return frozenset(matching.labels)
+        return left or right
 
     def _selected(self, selector: promql.VectorSelector) -> frozenset[str]:
         if selector.name not in self.metrics:
