@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.trial import util
@@ -133,7 +133,7 @@ class StandInTestCase(TestCase):
 
     async def knock(self, port: int) -> None:
         """One connection, whatever becomes of it."""
-        with suppress(ConnectionRefusedError, EndedError):
+        with suppress(ConnectError, EndedError):
             await self.greeting(port)
         await a_moment()
 

@@ -95,7 +95,7 @@ class Watched(TestCase):
                 "mail": ("True", "box", "ConfigurationSuccessful"),
             },
         )
-        for port, path in ((self.health, "/metrics"), (self.health, "/"), (self.metrics, "/healthz")):
+        for port, path in ((self.health, "/metrics"), (self.health, "/nothing"), (self.metrics, "/healthz")):
             self.assertEqual((await self.get(port, path))[0], 404)
 
     async def test_metrics(self) -> None:
