@@ -239,7 +239,7 @@ class Installed(Manifests):
         async def answers() -> bool:
             return not await self.refused(client, name, port)
 
-        await self.installation.until(answers)
+        await self.installation.until(answers, 90)  # after an outage CoreDNS takes its time to follow again
 
     async def told(self, namespace: str, name: str, reason: str, words: str = "") -> None:
         """Returns once the condition has this reason, and a message with these words."""
