@@ -431,7 +431,8 @@ class Descriptors(SynchronousTestCase):
             (Limits(listeners=4000), 1024, 256),
         ):
             for opened in (most - 1, most):
-                there = room(limits, descriptors, lambda opened=opened: opened, self.usage)
+                there = room(limits, descriptors, self.usage)
+                there.opened = opened
                 self.assertEqual(opened == most, there.refusal() is not None)
 
     def test_memory(self) -> None:
@@ -449,6 +450,6 @@ class Descriptors(SynchronousTestCase):
             (Limits(memory=1000), f"{bytes_used}", False),
         ):
             limit.write_text(container)
-            there = room(limits, 65_536, lambda: 0, self.usage)
+            there = room(limits, 65_536, self.usage)
             there.look()
             self.assertEqual(full, there.refusal() is not None)

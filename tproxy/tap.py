@@ -107,11 +107,11 @@ def raise_descriptor_limit() -> int:
     return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def room(limits: Limits, descriptors: int, opened: Callable[[], int], usage: Usage) -> Room:
+def room(limits: Limits, descriptors: int, usage: Usage) -> Room:
     """What the process takes on: what the configuration says, and for the rest what is there."""
     connections = (descriptors - min(limits.listeners + DESCRIPTORS_KEPT, descriptors // 2)) // 2
     memory = limits.memory * MEBIBYTE or int(MEMORY_SHARE * (usage.memory_limit or 0))
-    return Room(min(connections, limits.connections or connections), opened, memory or None, lambda: usage.memory)
+    return Room(min(connections, limits.connections or connections), memory or None, lambda: usage.memory)
 
 
 def spare_collector() -> None:
@@ -238,7 +238,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
     secrets = installation.secrets if installation else None
     parts = assemble(config, reactor, lambda: listeners.ports, secrets.source if secrets else None)
     tallies, usage = Tallies(), Usage(parts.clock.seconds, time.process_time)
-    space = room(config.limits, descriptors, lambda: tallies.open, usage)
+    space = room(config.limits, descriptors, usage)
     services = Services(
         clock=parts.clock,
         store=parts.store,

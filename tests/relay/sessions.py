@@ -97,7 +97,6 @@ class SessionTestCase(TestCase):
         verifyObject(IDestinationStore, self.store)
         connector = Connector(reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
         plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
-        self.opened = 0
         self.services = Services(
             self.clock,
             self.store,
@@ -106,7 +105,7 @@ class SessionTestCase(TestCase):
             Attempts(self.clock),
             5,
             frozenset(["127.0.0.1"]),
-            Room(100, lambda: self.opened),
+            Room(100),
         )
         self.factory = SessionFactory(self.binding, self.services)
         verifyObject(IProtocolFactory, self.factory)

@@ -12,8 +12,8 @@ class RoomTests(SynchronousTestCase):
     """At most 100 connections and 1,000 bytes."""
 
     def setUp(self) -> None:
-        self.opened, self.used = 0, None
-        self.room = Room(100, lambda: self.opened, 1000, lambda: self.used)
+        self.used = None
+        self.room = Room(100, 1000, lambda: self.used)
 
     def refused(self) -> str:
         refusal = self.room.refusal()
@@ -24,9 +24,9 @@ class RoomTests(SynchronousTestCase):
     def test_connections(self) -> None:
         """It says that it gets scarce before it refuses anybody."""
         for opened, scarce in ((0, False), (94, False), (95, True), (99, True)):
-            self.opened = opened
+            self.room.opened = opened
             self.assertEqual((self.room.scarce, self.room.refusal()), (scarce, None))
-        self.opened = 100
+        self.room.opened = 100
         self.assertTrue(self.room.scarce)
         self.assertIn("config.limits.connections", self.refused())
 
@@ -44,6 +44,6 @@ class RoomTests(SynchronousTestCase):
 
     def test_unbounded(self) -> None:
         """Without a limit memory is nobody's concern."""
-        room = Room(100, lambda: 0, None, lambda: 10**12)
+        room = Room(100, None, lambda: 10**12)
         room.look()
         self.assertEqual((room.scarce, room.refusal()), (False, None))

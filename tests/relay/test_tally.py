@@ -123,9 +123,20 @@ class Counted(SessionTestCase):
         self.assertEqual(self.tally.refusals, {(Stage.LOGIN, Reason.LOGIN_REFUSED): 1})
         self.assertEqual((sum(self.tally.logins), self.tally.carried), (0, (0, len(said))))
 
+    async def test_room(self) -> None:
+        """A session takes room from its beginning to its end."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        self.assertEqual(1, self.services.room.opened)
+        await self.log_in(server, b"NO [AUTHENTICATIONFAILED] no")
+        await self.line(application)
+        await self.over(application)
+        self.assertEqual(0, self.services.room.opened)
+
     async def test_no_room(self) -> None:
         """Who comes when the process has no room is told, and counted."""
-        self.opened = 100
+        self.services.room.opened = 100
         application = await self.application()
         self.assertRegex(await self.line(application), rb"^\* BYE \[LIMIT\] ")
         self.assertEqual(self.logged("session.refused")["reason"], Reason.LIMIT_REACHED)

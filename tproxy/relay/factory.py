@@ -101,9 +101,14 @@ class SessionFactory:
         refusal = _full(limit) if full else self._services.room.refusal()
         if refusal is not None:
             return Session(self._services, self._binding, self._tally, _ignore, refusal).downstream
-        session = Session(self._services, self._binding, self._tally, self.sessions.discard)
+        session = Session(self._services, self._binding, self._tally, self._ended)
         self.sessions.add(session)
+        self._services.room.opened += 1
         return session.downstream
+
+    def _ended(self, session: Session) -> None:
+        self.sessions.discard(session)
+        self._services.room.opened -= 1
 
     def revoke(self, reason: str) -> None:
         """End all sessions now; `reason` is for the log."""

@@ -13,8 +13,9 @@ NEARLY = 0.95
 class Room:
     """The room for connections, and for what they keep in memory.
 
+    `opened` is how many connections there are: who opens one counts it, and who ends it.
+
     @param connections: as many as there may be at once
-    @param opened: how many there are
     @param memory: as many bytes as the process may have; None where nothing bounds it
     @param used: how many it has; None where the system does not tell
     """
@@ -22,11 +23,11 @@ class Room:
     def __init__(
         self,
         connections: int,
-        opened: Callable[[], int],
         memory: int | None = None,
         used: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self._connections, self._opened, self._memory, self._used = connections, opened, memory, used
+        self._connections, self._memory, self._used = connections, memory, used
+        self.opened = 0
         self._share = 0.0
 
     def look(self) -> None:
@@ -37,11 +38,11 @@ class Room:
     @property
     def scarce(self) -> bool:
         """Whether new connections had better go elsewhere."""
-        return self._share >= NEARLY or self._opened() >= NEARLY * self._connections
+        return self._share >= NEARLY or self.opened >= NEARLY * self._connections
 
     def refusal(self) -> Refusal | None:
         """Why there is none for another connection."""
-        if self._opened() >= self._connections:
+        if self.opened >= self._connections:
             remedy = "add replicas, or raise config.limits.connections and the limit of open files"
             return _full(f"this replica has {self._connections} connections, as many as it can", remedy)
         if self._share >= 1.0:
