@@ -45,6 +45,7 @@ class Endpoint:
 class Sessions(Factory):
     def __init__(self, binding):
         self.binding = binding
+        self.used = 0.0
         self.revoked = []
 
     def revoke(self, reason):

@@ -39,6 +39,22 @@ class ListenersTests(SynchronousTestCase):
         verifyObject(IStreamServerEndpoint, Endpoint("127.0.0.1", 1, None, []))
         verifyObject(IListeningPort, Port("127.0.0.1", 1, None))
 
+    def test_used(self):
+        """Ports say when they were last connected to, those that ever were."""
+        port = self.open()
+        self.assertEqual({}, self.listeners.used)
+        port.factory.used = 7.0
+        self.assertEqual({4000: 7.0}, self.listeners.used)
+
+    def test_same(self):
+        """What is open is gathered once, until something changes."""
+        self.open()
+        listening, marks = self.listeners.listening, self.listeners.marks
+        self.assertIs(listening, self.listeners.listening)
+        self.assertIs(marks, self.listeners.marks)
+        self.listeners.rebind(OTHER)
+        self.assertIsNot(listening, self.listeners.listening)
+
     def test_open(self):
         """An open port is known with its number, and the log says where it is and whose."""
         with logged(listeners.log) as logs:

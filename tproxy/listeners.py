@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 from attrs import define, evolve
@@ -19,9 +20,13 @@ log = Logger()
 
 
 class Sessions(Protocol):
-    """What serves a listener's connections and knows them. A new `binding` concerns new connections only."""
+    """What serves a listener's connections and knows them. A new `binding` concerns new connections only.
+
+    `used` is when the last connection came, 0 if none did: the greater, the later.
+    """
 
     binding: Binding
+    used: float
 
     def revoke(self, reason: str) -> None:
         """End every session at once."""
@@ -52,24 +57,31 @@ class Listeners:
         self._factory = factory
         self._others = others
         self._open: dict[ListenerKey, _Port] = {}
-        self._numbers: frozenset[int] | None = None
 
-    @property
+    def _changed(self) -> None:
+        """What is asked for again and again is gathered anew, when it is asked for next."""
+        for gathered in ("listening", "marks", "ports"):
+            self.__dict__.pop(gathered, None)
+
+    @cached_property
     def listening(self) -> Mapping[ListenerKey, Listening]:
         """What is open now."""
         return {key: there.listening for key, there in self._open.items()}
 
-    @property
-    def marks(self) -> dict[int, str]:
+    @cached_property
+    def marks(self) -> Mapping[int, str]:
         """What replicas tell each other of the open ports: whose each is."""
         return told((there.port, there.binding) for there in self.listening.values())
 
     @property
+    def used(self) -> Mapping[int, float]:
+        """When the last connection came to each port, of those that had one."""
+        return {each.listening.port: each.sessions.used for each in self._open.values() if each.sessions.used}
+
+    @cached_property
     def ports(self) -> frozenset[int]:
-        """The ports of this process, by number: each connection asks, so they are gathered once after a change."""
-        if self._numbers is None:
-            self._numbers = self._others.union(there.listening.port for there in self._open.values())
-        return self._numbers
+        """The ports of this process, by number: each connection asks."""
+        return self._others.union(there.listening.port for there in self._open.values())
 
     @inlineCallbacks
     def open(self, binding: Binding, address: str, port: int) -> Generator[Deferred[Any], Any, None]:
@@ -87,7 +99,7 @@ class Listeners:
             raise RefusedError(unbindable(address, port, error.errno)) from None
         sessions.binding = binding
         self._open[binding.key] = _Port(Listening(binding, port), sessions, opened)
-        self._numbers = None
+        self._changed()
         log.info(
             "{listener} answers at {address}:{port}",
             event="listener.opened",
@@ -103,6 +115,7 @@ class Listeners:
         there = self._open[binding.key]
         there.sessions.binding = binding
         there.listening = evolve(there.listening, binding=binding)
+        self._changed()
         log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
 
     def take(self, key: ListenerKey, binding: Binding) -> None:
@@ -110,6 +123,7 @@ class Listeners:
         there = self._open.pop(key)
         there.listening = evolve(there.listening, binding=binding)
         self._open[binding.key] = there
+        self._changed()
         there.sessions.binding = binding
         log.info(
             "{listener} answers at port {port}", event="listener.taken", port=there.listening.port, **_who(binding)
@@ -126,7 +140,7 @@ class Listeners:
         there = self._open.pop(key, None)
         if there is None:
             return
-        self._numbers = None
+        self._changed()
         log.info(
             "{listener} is closed: {message}",
             event="listener.closed",

@@ -21,6 +21,7 @@ from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refus
 from tproxy.operator import objects
 from tproxy.operator.leading import lead
 from tproxy.operator.manifests import TENANTS, Resource, parse
+from tproxy.operator.memory import Memory
 from tproxy.operator.objects import Installation, Replica, Sort
 from tproxy.operator.plan import Close, Known, Listening, Observed, Open, Rebind, Snapshot
 from tproxy.operator.ports import Bounds
@@ -82,6 +83,8 @@ class Process:
     mute: bool = False
     listening: dict[ListenerKey, Listening] = Factory(dict)
     revoked: list[tuple[str, str]] = Factory(list)
+    memory: Memory = Factory(Memory)
+    used: dict[int, float] = Factory(dict)
 
     @property
     def seen(self) -> Replica:
@@ -111,7 +114,9 @@ class World:
         self.short: set[tuple[str, str]] = set()
         self.watch: Callable[[], None] = lambda: None
         self.conflicts = 0
-        self.agreed = objects.Agreed()
+        self.following = Following(self.config, HOME, None, Clock(), lambda: None)  # type: ignore[arg-type]
+        self.memory = Memory()
+        self._read: dict[tuple[str, str], Any] = {}
 
     # what others do
 
@@ -147,8 +152,13 @@ class World:
     # what there is
 
     def all(self, sort: Sort) -> list[Any]:
+        """All objects of a sort: those that did not change are the same as before."""
         kind = KINDS[sort]
-        return [deepcopy(thing) for thing in self.storage.objects[kind.group, kind.plural].values()]
+        return list(map(self._same, self.storage.objects[kind.group, kind.plural].values()))
+
+    def _same(self, thing: Any) -> Any:
+        metadata = thing["metadata"]
+        return self._read.setdefault((metadata["uid"], metadata["resourceVersion"]), deepcopy(thing))
 
     def get(self, sort: Sort, namespace: str, name: str) -> Any:
         try:
@@ -199,7 +209,7 @@ class World:
     # plans
 
     def snapshot(self, leading: bool = True) -> Snapshot:
-        following = Following(self.config, HOME, None, Clock(), lambda: None)  # type: ignore[arg-type]
+        following = self.following
         for sort, spreads in (
             (Sort.DESTINATION, [following._destinations]),
             (Sort.SERVICE, [following._names, following._records]),
@@ -223,16 +233,27 @@ class World:
         return Observed(
             self.snapshot(),
             {request: answer for request, answer in known.items() if answer is not None},
-            process.listening,
+            dict(process.listening),
             dict(self.failures),
             frozenset(filter(None, map(recorded, self.failures))),
+            process.used,
         )
 
     def lead(self) -> tuple[Steps, ...]:
-        return lead(self.observed(self.replicas[0]), self.bounds, self.agreed)
+        """What the leader is to do; it would be the same if it remembered nothing."""
+        observed = self.observed(self.replicas[0])
+        self.memory.see(observed)
+        steps = lead(observed, self.bounds, self.memory)
+        assert steps == lead(observed, self.bounds, Memory())
+        return steps
 
     def serve(self, process: Process) -> tuple[Steps, ...]:
-        return serve(self.observed(process))
+        """What a replica is to do; it would be the same if it remembered nothing."""
+        observed = self.observed(process)
+        process.memory.see(observed)
+        steps = serve(observed, process.memory)
+        assert steps == serve(observed, Memory())
+        return steps
 
     def pending(self) -> list[Steps]:
         """All that is planned by anybody."""

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.model import ListenerKey, Tenant
 from tproxy.operator import desired, objects
+from tproxy.operator.memory import Memory
 from tproxy.operator.objects import Installation, Replica, says
 from tproxy.operator.plan import Observed, Snapshot
 from tproxy.operator.serving import serve
@@ -83,7 +84,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_no_cluster(self):
         """Without a cluster a replica serves nothing that is recorded."""
-        self.assertEqual((), serve(Observed(Snapshot())))
+        self.assertEqual((), serve(Observed(Snapshot()), Memory()))
 
     def test_status(self):
         """A resource that was told nothing has no status."""

@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator.installations import HOME, IMAPS, Process, World, manifest
 from tproxy.model import ListenerKey, Reason, Refusal, Stage, Tenant
+from tproxy.operator import upkeep
+from tproxy.operator.memory import Memory
 from tproxy.operator.objects import Sort
 from tproxy.operator.plan import Known
 from tproxy.operator.ports import Bounds
@@ -173,7 +175,7 @@ class Births(SynchronousTestCase):
         from tproxy.operator.plan import RANGE
 
         every = frozenset(port for part in RANGE for port in part)
-        (told,) = lead(evolve(observed, blocked=every), world.bounds, world.agreed)
+        (told,) = lead(evolve(observed, blocked=every), world.bounds, Memory())
         self.assertIn("ports are used up", told.steps[0].status.message)
 
     def test_follower(self):
@@ -183,8 +185,8 @@ class Births(SynchronousTestCase):
 
         world = World()
         world.apply("shop", manifest("mail"))
-        self.assertEqual((), lead(Observed(world.snapshot(leading=False), {}), world.bounds, world.agreed))
-        self.assertEqual((), lead(Observed(Snapshot()), world.bounds, world.agreed))
+        self.assertEqual((), lead(Observed(world.snapshot(leading=False), {}), world.bounds, Memory()))
+        self.assertEqual((), lead(Observed(Snapshot()), world.bounds, Memory()))
 
     def test_rejected(self):
         """A resource that is wrong is told so; what it had goes on."""
@@ -520,6 +522,32 @@ class Replicas(SynchronousTestCase):
     def test_all(self):
         """All that listen are named."""
         self.assertEqual(["10.0.0.1", "10.0.0.2"], self.world.addresses(self.port))
+
+    def test_order(self):
+        """Slices change in order of use: what leads nowhere first, then what was used last, spares at the end."""
+        self.world.apply("shop", manifest("m", "a", "b", "c"))
+        self.world.settle()
+        held = {port.holder.service: number for number, port in self.world.ports.items() if port.holder}
+        self.world.replicas[0].used = {held["m-b"]: 1.0, held["m-c"]: 2.0}
+        slices = self.world.storage.served["discovery.k8s.io", "v1", "endpointslices"]
+        self.world.storage.patch(slices, (HOME.namespace, f"p{held['m-a']}"), {"endpoints": []}, "")
+        spares = sorted(number for number, port in self.world.ports.items() if port.spare)
+        self.world.replicas.remove(self.second)
+        changed = [steps.subjects[0][2] for steps in self.slices()]
+        numbers = [held["m-a"], held["m-c"], held["m-b"], held["mail"], *spares]
+        self.assertEqual([f"p{number}" for number in numbers], changed)
+
+    def test_only_so_many(self):
+        """One plan changes a bounded number of slices, and those that rest after a failure don't hold up others."""
+        self.patch(upkeep, "SLICES", 1)
+        self.world.replicas.remove(self.second)
+        (first,) = self.slices()
+        self.world.failures[first.subjects[0]] = Refusal(Stage.RESOLVE, Reason.SERVICE_REFUSED, "no")
+        (second,) = self.slices()
+        self.assertNotEqual(first.subjects, second.subjects)
+
+    def slices(self):
+        return [steps for steps in self.world.lead() if steps.subjects[0][0] is Sort.SLICE]
 
     def test_leaving(self):
         """One that leaves, or is not ready, is taken out; the last one is kept, as one that is leaving."""

@@ -258,11 +258,13 @@ class SessionTests(SessionTestCase):
         applications = [await self.application() for _ in range(5)]
         while len(self.factory.sessions) < 5:
             await turn()
+        self.clock.advance(1)
         sixth = await self.application()
         self.assertTrue((await self.line(sixth)).startswith(b"* BYE [LIMIT] "))
         await sixth.fin
         sixth.transport.loseConnection()
         self.assertEqual(len(self.factory.sessions), 5)
+        self.assertEqual(self.factory.used, self.clock.seconds())
         for application in applications:
             application.transport.loseConnection()
             await application.ended

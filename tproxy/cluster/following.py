@@ -44,10 +44,10 @@ class _Reading(Generic[T]):
         self._read = read
         self._known: dict[Key, tuple[Object, T]] = {}
 
-    def of(self, objects: Mapping[Key, Object]) -> Mapping[Key, tuple[Object, T]]:
-        """The objects as they are now, each with what it says."""
+    def of(self, objects: Mapping[Key, Object]) -> Mapping[Key, T]:
+        """What the objects say as they are now."""
         self._known = {each: self._entry(each, thing) for each, thing in objects.items()}
-        return self._known
+        return {each: read for each, (_, read) in self._known.items()}
 
     def _entry(self, each: Key, thing: Object) -> tuple[Object, T]:
         known = self._known.get(each)
@@ -56,6 +56,31 @@ class _Reading(Generic[T]):
         ):
             return thing, self._read(thing)
         return known
+
+
+class _Derived(Generic[T]):
+    """What is made of the objects of a spread: anew after a change, else the same."""
+
+    def __init__(self, spread: Spread, derive: Callable[[Mapping[Key, Object]], T]) -> None:
+        self._spread, self._derive = spread, derive
+        self._from: Mapping[Key, Object] | None = None
+
+    @property
+    def now(self) -> T:
+        """As it is now."""
+        objects = self._spread.objects
+        if objects is not self._from:
+            self._from, self._made = objects, self._derive(objects)
+        return self._made
+
+
+@frozen
+class _Resources:
+    """Resources, and of each which one it is and what it was told last."""
+
+    resources: tuple[Resource | Rejected, ...]
+    identities: Mapping[Name, objects.Identity]
+    statuses: Mapping[Name, Status]
 
 
 @frozen
@@ -84,8 +109,8 @@ class Following(MultiService):
         MultiService.__init__(self)
         self._config, self._installation = config, installation
         self._client, self._clock, self._changed = client, clock, changed
-        self._resources = _Reading(self._resource)
-        self._ports = _Reading(objects.read_port)
+        self._reading = _Reading(self._resource)
+        self._reading_ports = _Reading(objects.read_port)
         self.everywhere = config.managed_namespaces_mode == "all"
         namespace = installation.namespace
         ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
@@ -96,6 +121,10 @@ class Following(MultiService):
         self._policies = self._spread(Query(POLICIES, labels=ours), namespace)
         self._pods = self._spread(Query(PODS, labels=f"{COMPONENT}={US}"), namespace)
         self._always = [self._records, self._slices, self._policies, self._pods]
+        self._resources = _Derived(self._destinations, self._read_resources)
+        self._ports = _Derived(self._records, self._read_ports)
+        self._named_slices = _Derived(self._slices, _by_name)
+        self._named_policies = _Derived(self._policies, _by_name)
         if self.everywhere:
             self._always += [self._destinations, self._names]
             self._destinations.follow([""])
@@ -122,35 +151,38 @@ class Following(MultiService):
         @param address: where listeners listen
         @param now: seconds of the epoch
         """
-        ports = [port for _, port in self._ports.of(self._records.objects).values() if port]
+        ports = self._ports.now
         if not self.everywhere:  # names are looked for where there may be some still, too
             managed = {name for _, name in self._namespaces.objects}
             self._destinations.follow(managed)
-            self._names.follow(managed.union(port.holder.namespace for port in ports if port.holder))
+            self._names.follow(managed.union(port.holder.namespace for port in ports.values() if port.holder))
         if any(each.unseen for each in self._always):
             return None
-        resources: list[Resource | Rejected] = []
-        identities: dict[Name, objects.Identity] = {}
-        statuses: dict[Name, Status] = {}
-        for name, (_, read) in self._resources.of(self._destinations.objects).items():
-            if read.resource is not None:
-                resources.append(read.resource)
-                identities[name] = read.identity
-                if read.status is not None:
-                    statuses[name] = read.status
+        read = self._resources.now
         there = objects.Objects(
             self._installation,
-            identities,
-            {port.port: port for port in ports},
+            read.identities,
+            ports,
             self._names.objects,
-            {name: thing for (_, name), thing in self._slices.objects.items()},
-            {name: thing for (_, name), thing in self._policies.objects.items()},
+            self._named_slices.now,
+            self._named_policies.now,
             replicas,
             self._destinations.unseen | self._names.unseen,
             leading,
             now,
         )
-        return Snapshot(tuple(resources), (), statuses, address, there)
+        return Snapshot(read.resources, (), read.statuses, address, there)
+
+    def _read_ports(self, things: Mapping[Key, Object]) -> Mapping[int, objects.Port]:
+        return {port.port: port for port in self._reading_ports.of(things).values() if port}
+
+    def _read_resources(self, things: Mapping[Key, Object]) -> _Resources:
+        found = {name: read for name, read in self._reading.of(things).items() if read.resource is not None}
+        return _Resources(
+            tuple(read.resource for read in found.values() if read.resource is not None),
+            {name: read.identity for name, read in found.items()},
+            {name: read.status for name, read in found.items() if read.status is not None},
+        )
 
     def _resource(self, thing: Object) -> _Read:
         identity = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
@@ -206,6 +238,10 @@ class Following(MultiService):
         record = objects.role(thing, self._installation) is Role.PORT
         spread = spreads.get(sort, self._records if record else self._names)
         return spread.store(each[0])
+
+
+def _by_name(things: Mapping[Key, Object]) -> Mapping[str, Object]:
+    return {name: thing for (_, name), thing in things.items()}
 
 
 def _put(store: Store | None, thing: Object) -> None:

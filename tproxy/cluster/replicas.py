@@ -122,8 +122,9 @@ class Replicas(Service):
         ports = read_ports(b"".join(chunks))
         before = self._heard.get(peer.uid)
         if before is not None:
-            self._heard[peer.uid] = _Heard(self._clock.seconds(), ports)
-            if before.ports != ports:
+            news = before.ports != ports
+            self._heard[peer.uid] = _Heard(self._clock.seconds(), ports if news else before.ports)
+            if news:
                 self._changed()
 
     def _failed(self, failure: Failure, peer: Peer) -> None:

@@ -24,6 +24,7 @@ class Spread(Service):
     def __init__(self, client: Client, query: Query, clock: IReactorTime, changed: Callable[[], None]) -> None:
         self._client, self._query, self._clock, self._changed = client, query, clock, changed
         self._parts: dict[str, Reflector] = {}
+        self._objects: Mapping[Key, Object] | None = None
 
     def startService(self) -> None:
         Service.startService(self)
@@ -42,18 +43,24 @@ class Spread(Service):
             part = self._parts.pop(namespace)
             if self.running:
                 part.stopService()
-            self._changed()
+            self._altered()
         for namespace in wanted - self._parts.keys():
-            store = Store(lambda _: self._changed())
+            store = Store(lambda _: self._altered())
             part = Reflector(self._client, evolve(self._query, namespace=namespace), store, self._clock)
             self._parts[namespace] = part
             if self.running:
                 part.startService()
 
+    def _altered(self) -> None:
+        self._objects = None
+        self._changed()
+
     @property
     def objects(self) -> Mapping[Key, Object]:
-        """What is known of all of them, now."""
-        return dict(chain.from_iterable(part.store.objects.items() for part in self._parts.values()))
+        """What is known of all of them, now: the same mapping for as long as nothing changes."""
+        if self._objects is None:
+            self._objects = dict(chain.from_iterable(part.store.objects.items() for part in self._parts.values()))
+        return self._objects
 
     @property
     def unseen(self) -> frozenset[str]:

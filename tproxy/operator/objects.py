@@ -7,12 +7,11 @@ it; a Service of type ExternalName beside the resource leads there; a NetworkPol
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from operator import is_
 from typing import Any
 
 from attrs import field, frozen
@@ -159,12 +158,16 @@ class Objects:
 
     @cached_property
     def held(self) -> Mapping[ListenerKey, Port]:
-        """The one port of each key, while its resource is the one that it was claimed for.
+        """The one port of each key, while its resource is the one that it was claimed for."""
+        return self.holding(self.ports.values())
+
+    def holding(self, ports: Iterable[Port]) -> Mapping[ListenerKey, Port]:
+        """The same, among these ports.
 
         Where two leaders claimed one each, it is the one that the name leads to, else the lower one.
         """
         held: dict[ListenerKey, Port] = {}
-        for port in self.ports.values():
+        for port in ports:
             key = port.holder
             identity = key and self.identities.get((key.namespace, key.name))
             if key and identity and identity.uid == port.uid:
@@ -305,35 +308,6 @@ def _seconds(text: str, otherwise: float) -> float:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return otherwise
-
-
-class Agreed:
-    """Which objects said all that was wanted of them: where neither changes, they are not compared again.
-
-    A plan comes out the same without it, only later.
-    """
-
-    def __init__(self) -> None:
-        self._before: dict[Hashable, tuple[tuple[Thing, ...], object]] = {}
-        self._now = self._before
-
-    def turn(self) -> None:
-        """Another plan begins: what the last one did not ask for is forgotten."""
-        self._before, self._now = self._now, {}
-
-    def on(self, what: Hashable, there: tuple[Thing, ...], wanted: object, compare: Callable[[], bool]) -> bool:
-        """Whether objects say what is wanted, as `compare` would tell."""
-        known = self._before.get(what)
-        if known is None or known[1] != wanted or not _same(known[0], there):
-            if not compare():
-                return False
-            known = there, wanted
-        self._now[what] = known
-        return True
-
-
-def _same(some: tuple[Thing, ...], others: tuple[Thing, ...]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def says(there: Any, wanted: Any) -> bool:

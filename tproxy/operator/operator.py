@@ -19,7 +19,7 @@ from tproxy.listeners import Listeners
 from tproxy.model import Reason, Refusal, RefusedError, Stage, spare
 from tproxy.operator.leading import lead
 from tproxy.operator.manifests import Resource
-from tproxy.operator.objects import Agreed
+from tproxy.operator.memory import Memory
 from tproxy.operator.plan import Close, Observed, Open, Rebind
 from tproxy.operator.ports import Bounds
 from tproxy.operator.reconciler import PERFORM_SECONDS, Descriptions, Pauses
@@ -86,7 +86,7 @@ class Operator(Service):
         self._pauses: Pauses[Hashable] = Pauses(clock, lambda _: self.poke(), chance)
         self._refusals: dict[Hashable, Refusal] = {}
         self._foreign: set[int] = set()
-        self._agreed = Agreed()
+        self._memory = Memory()
         self.passes = self.failures = 0
         self.seconds = 0.0
         self._caught_up = False
@@ -160,18 +160,22 @@ class Operator(Service):
         resting = {subject: refusal for subject, refusal in self._refusals.items() if subject in self._pauses}
         observed = Observed(
             snapshot,
-            self._descriptions.known,
+            dict(self._descriptions.known),
             self._listeners.listening,
             resting,
             frozenset(self._foreign.union(port for port in map(recorded, [*self._busy, *resting]) if port)),
+            self._listeners.used,
         )
-        serving = serve(observed)
+        self._memory.see(observed)
+        serving = serve(observed, self._memory)
         for steps in serving:
             if self._free(steps):
                 self._begin(steps)
-        self._queue = deque(lead(observed, self._bounds, self._agreed))
+        self._queue = deque(lead(observed, self._bounds, self._memory))
         planned = {subject for steps in (*serving, *self._queue) for subject in steps.subjects}
-        self._pauses.keep(planned.union(self._pauses.resting, self._busy))
+        concerned = planned.union(self._pauses.resting, self._busy)
+        self._pauses.keep(concerned)
+        self._refusals = {subject: refusal for subject, refusal in self._refusals.items() if subject in concerned}
         self._write()
         self._caught_up |= self._descriptions.complete and not any(self._free(steps) for steps in serving)
         took = self._clock.seconds() - began
@@ -244,6 +248,8 @@ class Operator(Service):
             log.debug("{message}", event="action.outdated", message=refusal.message, seconds=round(seconds, 1))
             return
         self.failures += 1
+        if isinstance(steps.steps[-1], Open) and refusal != self._refusals.get(steps.subjects[0]):
+            self._cluster.report(refusal)
         self._refusals |= dict.fromkeys(steps.subjects, refusal)
         log.error(
             "{message}; tried again in {seconds} s",

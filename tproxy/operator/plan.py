@@ -99,7 +99,7 @@ class Observed:
 
     `described` holds what is known of destinations, or why one cannot be served; a request that is not in
     it has not been answered yet. `failures` are listeners, or other things, that rest after an error; `blocked`
-    are ports that could not be bound.
+    are ports that could not be bound. `used` says of ports when they were last connected to: the greater, the later.
     """
 
     cluster: Snapshot
@@ -107,6 +107,7 @@ class Observed:
     listening: Mapping[ListenerKey, Listening] = field(factory=dict)
     failures: Mapping[Hashable, Refusal] = field(factory=dict)
     blocked: frozenset[int] = frozenset()
+    used: Mapping[int, float] = field(factory=dict)
 
 
 # What is to be done

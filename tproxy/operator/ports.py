@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 
 from attrs import frozen
@@ -11,7 +12,8 @@ from attrs import frozen
 from tproxy.model import Reason, Refusal, Stage
 from tproxy.operator.desired import port_service
 from tproxy.operator.manifests import Name
-from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, policy_ports, slice_name, target
+from tproxy.operator.memory import Memory
+from tproxy.operator.objects import PORT_SERVICE, Objects, Port, Sort, endpoints, slice_name, target
 from tproxy.operator.plan import RANGE, Observed
 from tproxy.operator.steps import Create, Remove, Steps, record
 
@@ -32,50 +34,72 @@ class Bounds:
 
 
 class Ports:
-    """The ports that can still be given out; each is given once."""
+    """The ports that can still be given out; each is given once.
 
-    def __init__(self, observed: Observed, there: Objects, bounds: Bounds, scopes: Mapping[Name, set[int]]) -> None:
-        self._there, self._bounds, self.scopes = there, bounds, scopes
+    @param ports: those of the records that may be spares
+    @param scopes: the ports of each namespace and scope
+    """
+
+    def __init__(
+        self,
+        observed: Observed,
+        there: Objects,
+        bounds: Bounds,
+        ports: Mapping[int, Port],
+        memory: Memory,
+        scopes: Mapping[Name, set[int]],
+    ) -> None:
+        self._there, self._bounds, self._memory, self.scopes = there, bounds, memory, scopes
+        self._near: dict[Name, list[int]] = {}
         self._spares: dict[int, dict[int, Port]] = defaultdict(dict)
-        for port in there.ports.values():
+        for port in ports.values():
             if port.spare and port.port not in observed.blocked:
                 self._spares[port.service_port][port.port] = port
         self._free = self._numbers(observed)
-        self._count = sum(port.holder is not None for port in there.ports.values())
+        self._count = len(memory.ports) + sum(port.holder is not None for port in ports.values())
+        self._used = used(ports.values()).union(memory.ports.values())
 
     def _numbers(self, observed: Observed) -> Iterator[int]:
-        taken = self._there.ports.keys() | observed.blocked | _remembered(self._there)
+        taken = self._there.ports.keys() | observed.blocked | _remembered(self._there, self._memory)
         yield from (number for number in chain.from_iterable(RANGE) if number not in taken)
 
     def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
-        """A spare that leads from that port, best one next to what belongs together; else the number of a new one."""
+        """A spare that leads to a replica, best one next to what belongs together; else the number of a new one."""
         if self._count >= self._bounds.listeners:
             return _too_many(self._bounds.listeners)
-        spares, near = self._spares[service_port], self.scopes.get(whose, ())
-
-        def rank(number: int) -> tuple[bool, int, int]:
-            served = endpoints(self._there.slices.get(slice_name(number, "IPv4"), {}))
-            return not served, min((abs(number - each) for each in near), default=0), number
-
-        found: Port | int | Refusal = spares.pop(min(spares, key=rank)) if spares else next(self._free, _USED_UP)
+        spares = self._spares[service_port]
+        served = [number for number in spares if endpoints(self._there.slices.get(slice_name(number, "IPv4"), {}))]
+        found: Port | int | Refusal
+        if served:
+            found = spares.pop(min(served, key=lambda number: (self._distance(number, whose), number)))
+        else:
+            found = next(self._free, _USED_UP)
         self._count += 1
         return found
+
+    def _distance(self, number: int, whose: Name) -> int:
+        """How far it is to the nearest port of those that it would belong to; 0 where there is none."""
+        if whose not in self._near:
+            self._near[whose] = sorted(self.scopes.get(whose, ()))
+        near = self._near[whose]
+        place = bisect(near, number)
+        return min((abs(number - each) for each in near[max(0, place - 1) : place + 1]), default=0)
 
     def wants_spare(self, port: Port) -> bool:
         """Whether a port that comes back is wanted as a spare."""
         spares = self._spares[port.service_port]
-        if port.service_port not in used(self._there) or len(spares) >= self._bounds.spares:
+        if port.service_port not in self._used or len(spares) >= self._bounds.spares:
             return False
         spares[port.port] = port
         return True
 
     def spares(self) -> Iterator[Steps]:
         """Spares that are missing, and those that are too many."""
-        wanting, home = used(self._there), self._there.installation
+        home = self._there.installation
         room = self._bounds.listeners + self._bounds.spares - len(self._there.ports)
-        for service_port in sorted(wanting | self._spares.keys()):
+        for service_port in sorted(self._used | self._spares.keys()):
             spares = self._spares[service_port]
-            wanted = self._bounds.spares if service_port in wanting else 0
+            wanted = self._bounds.spares if service_port in self._used else 0
             for number in sorted(spares)[wanted:]:
                 yield Steps((record(home.namespace, number),), (Remove(Sort.SERVICE, spares[number].thing),))
             missing = list(islice(self._free, max(0, min(room, wanted - len(spares)))))
@@ -86,18 +110,17 @@ class Ports:
                 yield Steps(subjects, tuple(Create(Sort.SERVICE, manifest) for manifest in made))
 
 
-def used(there: Objects) -> set[int]:
-    """The ports that names lead from: there are to be spares for each."""
-    return {USUAL_PORT} | {port.service_port for port in there.ports.values() if port.holder}
+def used(ports: Iterable[Port]) -> set[int]:
+    """The service ports that names lead from: there are to be spares for each."""
+    return {USUAL_PORT} | {port.service_port for port in ports if port.holder}
 
 
-def _remembered(there: Objects) -> set[int]:
+def _remembered(there: Objects, memory: Memory) -> set[int]:
     """The ports that something leads to, opens or serves still, though their records may be gone."""
     numbers = {int(name[1:]) for name in there.slices if name[1:].isdigit()}
-    for policy in there.policies.values():
-        numbers |= policy_ports(policy)
-    for name in there.names.values():
-        found = PORT_SERVICE.fullmatch(target(name).partition(".")[0])
+    numbers.update(*(memory.opened(*policy) for policy in there.policies.items()))
+    for name in there.names.keys() - memory.names:
+        found = PORT_SERVICE.fullmatch(target(there.names[name]).partition(".")[0])
         numbers |= {int(found[1])} if found else set()
     for replica in there.replicas:
         numbers |= {port for port, mark in (replica.ports or {}).items() if mark}

@@ -12,20 +12,27 @@ from attrs import evolve
 from tproxy.model import Binding, GreetingMode, ListenerKey, Refusal, spare
 from tproxy.operator.fates import GONE, bound
 from tproxy.operator.manifests import Resource
+from tproxy.operator.memory import Memory
 from tproxy.operator.objects import CLUSTER_WIDE, REMEMBERED, Objects, Port, mark, policy_name, policy_ports
 from tproxy.operator.plan import Close, Known, Listening, Observed, Open, Rebind
 from tproxy.operator.steps import Narrow, Released, Step, Steps, Take, Unwanted
 
 
-def serve(observed: Observed) -> tuple[Steps, ...]:
-    """The steps that are missing, for each port; none where all is as it should be."""
+def serve(observed: Observed, memory: Memory) -> tuple[Steps, ...]:
+    """The steps that are missing, for each port; none where all is as it should be.
+
+    @param memory: has seen what is observed
+    """
     objects = observed.cluster.objects
     if objects is None:
         return ()
-    serving = _Serving(observed, objects)
+    unsure = [port for number, port in objects.ports.items() if number not in memory.served]
     there = {listening.port: listening for listening in observed.listening.values()}
-    steps = {port.port: serving.port(port, there.get(port.port)) for port in objects.ports.values()}
-    steps |= {port: _unrecorded(listening) for port, listening in there.items() if port not in steps}
+    steps = {port: _unrecorded(there[port]) for port in there.keys() - objects.ports.keys()}
+    if unsure:
+        serving = _Serving(observed, objects)
+        steps |= {port.port: serving.port(port, there.get(port.port)) for port in unsure}
+    memory.served.update(port for port, each in steps.items() if not each)
     return tuple(Steps((port,), tuple(each)) for port, each in sorted(steps.items()) if each)
 
 

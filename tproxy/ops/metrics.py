@@ -216,7 +216,7 @@ class Measures:
         if self._spares:
             family = GaugeMetricFamily("tproxy_spares", "Listeners for Destinations to come.", labels=("port",))
             spares = Counter(port.service_port for port in there.ports.values() if port.spare)
-            for port in sorted(used(there)):
+            for port in sorted(used(there.ports.values())):
                 family.add_metric((str(port),), spares[port])
             yield family
 

@@ -52,7 +52,8 @@ class _Waiting(Protocol):
 class SessionFactory:
     """Makes the sessions of one listener, all of one destination and tenant.
 
-    A changed `binding` concerns the sessions to come. While it is that of a spare, connections wait.
+    A changed `binding` concerns the sessions to come. While it is that of a spare, connections wait. `used` is when
+    the last one came, by the clock's seconds.
     """
 
     def __init__(self, binding: Binding, services: Services) -> None:
@@ -62,6 +63,7 @@ class SessionFactory:
         self._services = services
         self._tally = services.tallies.of(binding.key)
         self.clock = services.clock
+        self.used = 0.0
 
     @property
     def binding(self) -> Binding:
@@ -84,6 +86,7 @@ class SessionFactory:
         """The sessions outlive the port."""
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        self.used = self.clock.seconds()
         if self._binding.claimed or len(self.waiting) >= self._services.connections_per_listener:
             return self._session()
         waiting = _Waiting(self)

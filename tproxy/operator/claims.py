@@ -1,0 +1,121 @@
+"""Whose each name and each port is, among what is not at rest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from attrs import frozen
+
+from tproxy.model import Binding, ListenerKey, Reason, Refusal
+from tproxy.operator import objects
+from tproxy.operator.manifests import Name, Rejected, Resource
+from tproxy.operator.memory import Memory, Rest
+from tproxy.operator.objects import Objects, Port, Thing
+from tproxy.operator.plan import Observed
+
+
+@frozen
+class Wanted:
+    """A listener that a resource wants."""
+
+    binding: Binding
+    port: int
+    scope: str
+
+
+class Claims:
+    """Who wants what, and who gets it.
+
+    `resources` are all that there are. `pending` are those to be thought about, `ports` those that no resource at
+    rest has, `held` says whose they are.
+
+    @param coexist: another product serves what no plug-in serves
+    """
+
+    def __init__(self, observed: Observed, there: Objects, coexist: bool, memory: Memory) -> None:
+        self._observed, self._there, self._coexist = observed, there, coexist
+        self.resources = {(each.namespace, each.name): each for each in observed.cluster.resources}
+        self.pending = self._pending(memory)
+        self.ports = {number: port for number, port in there.ports.items() if number not in memory.ports}
+        self.held = there.holding(self.ports.values())
+        claimed = self._claimed()
+        while colliding := {memory.claims[name] for name in claimed.keys() & memory.claims.keys()}:
+            for each in colliding:
+                memory.wake(each)
+            self.pending |= colliding
+            self.ports = {number: port for number, port in there.ports.items() if number not in memory.ports}
+            self.held = there.holding(self.ports.values())
+            claimed = self._claimed()
+        self.holders = {
+            name: keys[0] if len(keys) == 1 else min(keys, key=self._seniority) for name, keys in claimed.items()
+        }
+        self.wanted = {
+            binding.key: Wanted(binding, resource.port, resource.scope)
+            for name in self.pending
+            if isinstance(resource := self.resources[name], Resource)
+            for binding in resource.bindings
+            if self.holders[binding.key.namespace, binding.key.service] == binding.key
+        }
+        self._memory = memory
+
+    def _pending(self, memory: Memory) -> set[Name]:
+        pending = self.resources.keys() & self._there.identities.keys() - memory.resources.keys()
+        for name in [name for name in pending if self._foreign(self.resources[name])]:
+            memory.rest(name, Rest())
+            pending.remove(name)
+        return pending
+
+    def _foreign(self, resource: Resource | Rejected) -> bool:
+        """Whether the destination is another product's to serve."""
+        return (
+            self._coexist
+            and isinstance(resource, Resource)
+            and any(
+                isinstance(known := self._observed.described.get(binding.request), Refusal)
+                and known.reason is Reason.TYPE_NOT_SUPPORTED
+                for binding in resource.bindings
+            )
+        )
+
+    def _claimed(self) -> Mapping[Name, list[ListenerKey]]:
+        """Who claims each name."""
+        claimed: dict[Name, list[ListenerKey]] = defaultdict(list)
+        for name in self.pending:
+            resource = self.resources[name]
+            keys: Iterable[ListenerKey] = (
+                (binding.key for binding in resource.bindings)
+                if isinstance(resource, Resource)
+                else (key for key in self.held if (key.namespace, key.name) == name and resource.keeps(key.tenant))
+            )
+            for key in keys:
+                claimed[key.namespace, key.service].append(key)
+        return claimed
+
+    def _seniority(self, key: ListenerKey) -> tuple[bool, str, str]:
+        """Who holds a name keeps it, then the older resource has it, then the lower uid."""
+        identity = self._there.identities[key.namespace, key.name]
+        held = self._there.names.get((key.namespace, key.service))
+        return held is None or objects.owner(held) != identity.uid, identity.created, identity.uid
+
+    def keeps(self, key: ListenerKey) -> bool:
+        """Whether somebody wants the listener, or what was opened for it before is to stay."""
+        name = (key.namespace, key.name)
+        rejected = self.resources.get(name)
+        return (
+            key in self.wanted
+            or self._memory.claims.get((key.namespace, key.service)) == name
+            or (isinstance(rejected, Rejected) and rejected.keeps(key.tenant))
+        )
+
+    def owns(self, key: ListenerKey, port: Port) -> bool:
+        """Whether a port is its key's to keep."""
+        if port.port in self._memory.ports:
+            return True
+        resting = (key.namespace, key.name) in self._memory.resources
+        return not resting and self.held.get(key) is port and self.keeps(key)
+
+    def holds(self, name: Name, there: Thing) -> bool:
+        """Whether a name is that of who is to have it."""
+        key = self.holders.get(name)
+        return key is not None and objects.owner(there) == self._there.identities[key.namespace, key.name].uid
