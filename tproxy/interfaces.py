@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from tproxy.model import Credential, Destination, DestinationRequest, Offered, Resolution
+    from tproxy.model import Credential, Destination, DestinationRequest, Offered, Refusal, Resolution
     from tproxy.operator.plan import Snapshot
     from tproxy.session import Event, Greeting, Login, Machine
 
@@ -109,6 +109,9 @@ class ICluster(Interface):
 
 class IInstallation(ICluster):
     """A cluster in which there are other replicas, and one of them leads."""
+
+    def report(refusal: Refusal) -> None:
+        """Tell those who look after this replica what it cannot do; the others may be able to."""
 
     def leave() -> None:
         """From now on this replica is to be named nowhere, as long as there is another one that is ready."""

@@ -50,7 +50,7 @@ class Peer(Resource):
 
 
 class InstalledTestCase(StandInTestCase):
-    """One replica, `tproxy-1`, with its pod; `start` starts it."""
+    """One replica, `tproxy-1`, with its pod; `start` starts it. It cannot listen on ports that are `taken`."""
 
     mode = "all"
     bounds = Bounds(spares=1)
@@ -73,6 +73,7 @@ class InstalledTestCase(StandInTestCase):
         self.peers = RequestTraversalAgent(self.peer)
         self.store = Store()
         self.ports: list[Any] = []
+        self.taken: dict[int, Exception] = {}
         self.sessions = 0
         self.pod("tproxy-1", "10.0.0.1")
 
@@ -86,9 +87,13 @@ class InstalledTestCase(StandInTestCase):
         status = {"podIPs": [{"ip": address}], "conditions": conditions}
         self.server.create(PODS, HOME, name, labels={COMPONENT: "tproxy"}, spec={"nodeName": "node"}, status=status)
 
+    def endpoint(self, address: str, port: int) -> Endpoint:
+        """What listens on a port of this replica."""
+        return Endpoint(address, port, self.taken.get(port), self.ports)
+
     def start(self) -> None:
         """Start the replica; it leads after that."""
-        self.listeners = Listeners(lambda address, port: Endpoint(address, port, None, self.ports), Sessions)
+        self.listeners = Listeners(self.endpoint, Sessions)
         self.cluster = KubernetesCluster(
             self.config,
             Home(Installation(HOME), "tproxy-1", ("10.0.0.1",)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+
+from twisted.internet.error import CannotListenError
 from zope.interface.verify import verifyObject
 
 from tests.apiserver.server import EVENTS, NAMESPACES, SERVICES, Cut, Silence
@@ -45,6 +48,22 @@ class LifeTests(InstalledTestCase):
         later = {(each.verb, each.resource) for each in self.server.asked[asked:]}
         self.assertEqual({("get", "leases"), ("patch", "leases")}, later)
         self.assertTrue(self.operator.ready)
+
+    def test_port_taken(self):
+        """A port that a replica cannot open leaves it out there alone, and an Event about its Pod says so, once."""
+        self.taken[10000] = CannotListenError("0.0.0.0", 10000, OSError(errno.EADDRINUSE, "x"))
+        self.start()
+        self.apply("mail")
+        self.pass_time(5)
+        (event,) = [each for each in self.all(EVENTS).values() if each["regarding"]["kind"] == "Pod"]
+        self.assertEqual("tproxy-1", event["regarding"]["name"])
+        self.assertEqual(("FailedToListen", "Warning"), (event["reason"], event["type"]))
+        self.assertIn("port 10000 of 0.0.0.0 is in use by another process", event["note"])
+        self.assertEqual([], self.all(SLICES)["p10000"]["endpoints"])
+        self.assertEqual({"mail": "p10001"}, self.named())
+        del self.taken[10000]
+        self.pass_time(10)
+        self.assertEqual(1, len(self.all(SLICES)["p10000"]["endpoints"]))
 
     def test_deleted(self):
         """A Destination that is deleted takes port and sessions with it, once that was looked at."""

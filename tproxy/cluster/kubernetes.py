@@ -119,6 +119,13 @@ class KubernetesCluster(MultiService):
         replicas = tuple(self._observed_replicas())
         return self._following.snapshot(self._home.listen, replicas, self._election.leading, self._now())
 
+    def report(self, refusal: Refusal) -> None:
+        """Write an Event about the Pod of this replica."""
+        for pod in self._following.pods:
+            if pod["metadata"]["name"] == self._home.pod:
+                text = f"{refusal}; this replica is left out there, the others serve it"
+                self._recorder.record(pod, Note("FailedToListen", "Listen", text, Severity.WARNING))
+
     def leave(self) -> None:
         """From now on this replica is to be named nowhere, as long as there is another one that is ready."""
         self._leaving = True
