@@ -209,6 +209,23 @@ class LifecycleTests(TestCase):
             self.assertEqual(0, await self.proxy.child.end(number), str(self.proxy.child.output))
             await wire.received.closed()
 
+    async def test_stops_plainly(self):
+        """At its end no byte is added to a session, which may be in the middle of a message; a login hears BYE."""
+        begun = b"* 1 FETCH (BODY[] {100}\r\nSubject: cut"
+        relayed, silent = MailServer(answers={b"FETCH": begun}), MailServer(answers={b"AUTHENTICATE": b""})
+        for name, server in (("mail", relayed), ("slow", silent)):
+            self.proxy.offer(name, basic(await listen(self, server, self.authority.issue("127.0.0.1")), "ann"))
+        self.proxy.start()
+        session, login = [await connect(self, await self.proxy.port(name)) for name in ("mail", "slow")]
+        greeting = await session.hears(rb"\n")
+        await session.ask(b"1 FETCH 1 BODY[]\r\n", b"cut")
+        await (await silent.connected()).received.until(rb"AUTHENTICATE")
+        self.assertEqual(0, await self.proxy.child.end(signal.SIGTERM), str(self.proxy.child.output))
+        for wire in (session, login):
+            await wire.received.closed()
+        self.assertEqual(greeting + begun, bytes(session.received))
+        self.assertRegex(bytes(login.received), rb"^\* BYE \[UNAVAILABLE\] [^\r\n]+\r\n$")
+
     async def test_new_authority(self):
         """A CA that is added to the file of additional CAs is believed without a restart."""
         server = MailServer()
