@@ -31,8 +31,16 @@ test: packages lint assets  ## everything: lint, types, unit and integration tes
 	$(STRICT) -m coverage run $(TRIAL) $(CLUSTER) >cluster.log 2>&1 & cluster=$$!; \
 	$(STRICT) -m coverage run $(TRIAL) $(OTHERS); status=$$?; \
 	wait $$cluster || status=$$?; cat cluster.log; exit $$status
+	@$(MAKE) --no-print-directory coverage
+
+.PHONY: coverage
+coverage:
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=100 --include='$(DECISIONS)' --omit='$(SHELL_AROUND)'
+
+.PHONY: again
+again:  ## some tests alone: make again TESTS="tests.x.y …"
+	$(STRICT) $(TRIAL) $(TESTS)
 
 .PHONY: unit
 unit: $(VENV)/.tested  ## the unit tests alone
