@@ -36,16 +36,13 @@ class Claims:
     def __init__(self, observed: Observed, there: Objects, coexist: bool, memory: Memory) -> None:
         self._observed, self._there, self._coexist = observed, there, coexist
         self.resources = {(each.namespace, each.name): each for each in observed.cluster.resources}
-        self.pending = self._pending(memory)
-        self.ports = {number: port for number, port in there.ports.items() if number not in memory.ports}
-        self.held = there.holding(self.ports.values())
+        self._memory = memory
+        self.pending = self._pending()
         claimed = self._claimed()
         while colliding := {memory.claims[name] for name in claimed.keys() & memory.claims.keys()}:
             for each in colliding:
                 memory.wake(each)
             self.pending |= colliding
-            self.ports = {number: port for number, port in there.ports.items() if number not in memory.ports}
-            self.held = there.holding(self.ports.values())
             claimed = self._claimed()
         self.holders = {
             name: keys[0] if len(keys) == 1 else min(keys, key=self._seniority) for name, keys in claimed.items()
@@ -57,12 +54,11 @@ class Claims:
             for binding in resource.bindings
             if self.holders[binding.key.namespace, binding.key.service] == binding.key
         }
-        self._memory = memory
 
-    def _pending(self, memory: Memory) -> set[Name]:
-        pending = self.resources.keys() & self._there.identities.keys() - memory.resources.keys()
+    def _pending(self) -> set[Name]:
+        pending = self.resources.keys() & self._there.identities.keys() - self._memory.resources.keys()
         for name in [name for name in pending if self._foreign(self.resources[name])]:
-            memory.rest(name, Rest())
+            self._memory.rest(name, Rest())
             pending.remove(name)
         return pending
 
@@ -79,7 +75,9 @@ class Claims:
         )
 
     def _claimed(self) -> Mapping[Name, list[ListenerKey]]:
-        """Who claims each name."""
+        """Who claims each name, now that it is known who is at rest."""
+        self.ports = {number: port for number, port in self._there.ports.items() if number not in self._memory.ports}
+        self.held = self._there.holding(self.ports.values())
         claimed: dict[Name, list[ListenerKey]] = defaultdict(list)
         for name in self.pending:
             resource = self.resources[name]

@@ -73,10 +73,9 @@ class _Leading:
         self._unsettled = False
         rows: list[ListenerStatus | None] = []
         for binding in resource.bindings:
-            holder = self._claims.holders[name[0], binding.key.service]
-            rows.append(
-                self._row(binding.key) if holder == binding.key else self._tried(binding.key, duplicate(holder))
-            )
+            key = binding.key
+            holder = self._claims.holders[key.namespace, key.service]
+            rows.append(self._row(key) if holder == key else self._tried(key, duplicate(holder)))
         rows += (down(ListenerKey(*name, tenant), refusal) for tenant, refusal in resource.refused)
         status = summary(rows)
         if status is None or self._tell(name, status) or self._unsettled:
