@@ -171,8 +171,10 @@ class Operator(Service):
         for steps in serving:
             if self._free(steps):
                 self._begin(steps)
-        self._queue = deque(lead(observed, self._bounds, self._memory))
-        planned = {subject for steps in (*serving, *self._queue) for subject in steps.subjects}
+        leading = lead(observed, self._bounds, self._memory)
+        # What is under way now was planned again without it: should it end before its turn comes, it was done already.
+        self._queue = deque(filter(self._free, leading))
+        planned = {subject for steps in (*serving, *leading) for subject in steps.subjects}
         concerned = planned.union(self._pauses.resting, self._busy)
         self._pauses.keep(concerned)
         self._refusals = {subject: refusal for subject, refusal in self._refusals.items() if subject in concerned}

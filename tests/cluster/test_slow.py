@@ -1,0 +1,76 @@
+"""An API server that takes its time: what it was asked for is not asked for again."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from tests.apiserver.server import SERVICES
+from tests.cluster.installed import InstalledTestCase
+from tproxy.cluster.kinds import DESTINATIONS
+from tproxy.operator import operator
+from tproxy.operator.manifests import TENANTS
+
+
+@implementer(IAgent)
+class Slow:
+    """An agent whose requests to create something wait, while `slow`, until `answer` lets the first one through."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        self.flush = agent.flush
+        self.slow = False
+        self.waiting: deque[Callable[[], None]] = deque()
+
+    def request(self, method: bytes, *rest: Any, **more: Any) -> Deferred[Any]:
+        asked = Deferred()
+
+        def ask() -> None:
+            self._agent.request(method, *rest, **more).chainDeferred(asked)
+
+        if self.slow and method == b"POST":
+            self.waiting.append(ask)
+        else:
+            ask()
+        return asked
+
+    def answer(self) -> None:
+        self.waiting.popleft()()
+
+
+class SlowTests(InstalledTestCase):
+    def setUp(self):
+        super().setUp()
+        self.agent = Slow(self.agent)
+
+    def test_interface(self):
+        """The agent is one."""
+        verifyObject(IAgent, self.agent)
+
+    def test_many(self):
+        """However many passes there are while ports are claimed, each listener gets one."""
+        self.start()
+        count = 2 * operator.WRITERS
+        note = {TENANTS: json.dumps([f"t{number}" for number in range(count)])}
+        self.agent.slow = True
+        self.server.create(DESTINATIONS, "shop", "mail", annotations=note, spec={"destinationRef": {"name": "mail"}})
+        self.flush()
+        for _ in range(3):
+            self.operator.poke()
+            self.clock.advance(1)
+        self.assertEqual(operator.WRITERS, len(self.agent.waiting))
+        while self.agent.waiting:
+            self.agent.answer()
+            self.flush()
+        self.agent.slow = False
+        self.pass_time(6)
+        records = [name for _, name in self.server.storage.objects["", SERVICES.plural] if name[1:].isdigit()]
+        self.assertEqual(count, len(self.serving()))
+        self.assertEqual(count + self.bounds.spares, len(records))
