@@ -41,6 +41,8 @@ class SpareTests(SessionTestCase):
         self.assertTrue((await self.line(application)).startswith(b"* BYE"))
         await self.over(application)
         self.assertEqual("revoked", self.logged("session.refused")["reason"])
+        tallies = self.services.tallies
+        self.assertEqual((1, None), (tallies.others.accepted, tallies.own(self.binding.key)))
 
     async def test_spare_again(self) -> None:
         """Another binding of a spare claims nothing."""

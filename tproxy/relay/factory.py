@@ -10,6 +10,7 @@ from zope.interface import implementer
 from tproxy.model import Binding, Code, Reason, Refusal, Stage
 from tproxy.net.transport import Transport
 from tproxy.relay.session import Session
+from tproxy.relay.tally import Tally
 from tproxy.relay.walk import Services
 
 PATIENCE_SECONDS = 2.0
@@ -61,7 +62,7 @@ class SessionFactory:
         self.sessions: set[Session] = set()
         self.waiting: set[_Waiting] = set()
         self._services = services
-        self._tally = services.tallies.of(binding.key)
+        self._tally = self._tally_of(binding)
         self.clock = services.clock
         self.used = 0.0
 
@@ -73,11 +74,16 @@ class SessionFactory:
     @binding.setter
     def binding(self, binding: Binding) -> None:
         self._binding = binding
-        self._tally = self._services.tallies.of(binding.key)
+        self._tally = self._tally_of(binding)
         if binding.claimed:
             waiting, self.waiting = self.waiting, set()
             for each in waiting:
                 each.begin(self._session())
+
+    def _tally_of(self, binding: Binding) -> Tally:
+        """In which its connections are counted: a spare is no listener yet that would be counted on its own."""
+        tallies = self._services.tallies
+        return tallies.of(binding.key) if binding.claimed else tallies.others
 
     def doStart(self) -> None:
         """Nothing is prepared."""
