@@ -29,6 +29,7 @@ from tproxy.operator.operator import Operator
 from tproxy.operator.ports import Bounds
 
 HOME = "tproxy"
+SUCCESS = ("True", "ConfigurationSuccessful")
 
 
 class Peer(Resource):
@@ -166,6 +167,10 @@ class InstalledTestCase(StandInTestCase):
         """Where each name in `shop` leads."""
         services = self.server.storage.objects["", SERVICES.plural].items()
         return {name: objects.target(thing).partition(".")[0] for (ns, name), thing in services if ns == "shop"}
+
+    def addresses(self, port: str = "p10000") -> list[str]:
+        """Who is announced for a port."""
+        return [each["addresses"][0] for each in self.all(SLICES)[port]["endpoints"]]
 
     def serving(self) -> dict[str, int]:
         """The ports of this replica that are somebody's."""
