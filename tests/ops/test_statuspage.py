@@ -17,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.error import FlattenerError
 
 from tests.operator.worlds import World, key, resource
+from tests.ops.measured import Carried
 from tests.ops.requests import Answer, Visited
-from tests.ops.test_overview import EXPIRED, Carried, known
+from tests.ops.test_overview import EXPIRED, known
 from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refusal, Stage, Tenant, spare
 from tproxy.operator.manifests import ListenerStatus, Status
 from tproxy.operator.objects import Installation, Objects, Replica
