@@ -15,7 +15,7 @@ from tests.apiserver.server import NAMESPACES, SERVICES
 from tests.apiserver.storage import Served
 from tests.cluster.api.harness import NOW, StandInTestCase
 from tests.operator.installations import manifest
-from tests.operator.test_reconciler import PORTS, Store
+from tests.operator.reconciling import PORTS, Store
 from tests.ports import Endpoint, Sessions
 from tproxy.cluster.home import Home
 from tproxy.cluster.kinds import DESTINATIONS, PODS, POLICIES, SLICES
@@ -29,7 +29,6 @@ from tproxy.operator.operator import Operator
 from tproxy.operator.ports import Bounds
 
 HOME = "tproxy"
-SUCCESS = ("True", "ConfigurationSuccessful")
 
 
 class Peer(Resource):

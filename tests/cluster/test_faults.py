@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.apiserver.server import SERVICES, Cut, Silence
 from tests.apiserver.storage import Status
-from tests.cluster.installed import HOME, SUCCESS, InstalledTestCase
+from tests.cluster.installed import HOME, InstalledTestCase
 from tests.logs import logged
+from tests.operator.installations import SUCCESS
 from tproxy.cluster.kinds import DESTINATIONS
 from tproxy.operator import operator
 

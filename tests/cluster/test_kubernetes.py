@@ -9,8 +9,9 @@ from zope.interface.verify import verifyObject
 
 from tests.apiserver.server import EVENTS, NAMESPACES, SERVICES
 from tests.apiserver.storage import Status
-from tests.cluster.installed import HOME, SUCCESS, InstalledTestCase
+from tests.cluster.installed import HOME, InstalledTestCase
 from tests.logs import logged
+from tests.operator.installations import SUCCESS
 from tproxy.cluster.kinds import DESTINATIONS, POLICIES, SLICES
 from tproxy.interfaces import ICluster, IInstallation
 from tproxy.model import Reason, Refusal, RefusedError, Stage
