@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.trial.unittest import TestCase
 
 from tests.net.hubs import behind_a_hub
 from tests.peers import Recorder, tcp_pair, turn
+from tproxy.model import Trust
 from tproxy.net.transport import Transport
+from tproxy.net.trust import TrustStore
 
 
 class TransportTests(TestCase):
@@ -64,6 +67,27 @@ class TransportTests(TestCase):
         await recorder.hears(13)
         transport.loseConnection()
         await recorder.ended
+
+    async def test_closed_during_the_handshake(self) -> None:
+        """A connection that is closed while it becomes one of TLS is let go: its number is soon another one's."""
+        recorder, transport, far = self.pair()
+        number = transport.fileno()
+        starting = transport.start_tls(TrustStore(None).client(Trust(), "mail.example"))
+        transport.abortConnection()
+        sides = tcp_pair()
+        self.assertIn(number, [side.fileno() for side in sides])
+        near, end = sorted(sides, key=lambda side: side.fileno() != number)
+        other = Recorder()
+        Transport(self.reactor, near).begin(other)
+        starting.cancel()  # its time is up
+        with self.assertRaises(CancelledError):
+            await starting
+        end.send(b"* OK ready\r\n")
+        await other.hears(12)
+        other.transport.abortConnection()
+        self.assertIs(await recorder.ended, ConnectionLost)
+        for each in (far, end):
+            each.close()
 
     async def test_pull_producers_are_declined(self) -> None:
         recorder, transport, far = self.pair()

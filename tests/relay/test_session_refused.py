@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 
-from tests.peers import turn
+from tests.peers import HalfClosing, Recorder, turn
 from tests.relay.sessions import SessionTestCase
 from tproxy.model import (
     Credential,
@@ -149,6 +149,37 @@ class RefusedTests(SessionTestCase):
         self.clock.advance(GREETING_SECONDS)
         self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
         await self.over(application)
+
+    async def consented(self) -> tuple[HalfClosing, Recorder]:
+        """An application whose mail server has consented to TLS, and is silent since."""
+        coming = Deferred.fromCoroutine(self.server())
+        application = await self.application()
+        server = await coming
+        server.transport.write(b"* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n")
+        line = await self.line(server)
+        server.transport.write(line.split()[0] + b" OK go on\r\n")
+        while not server.heard:  # the client's part of the handshake
+            await turn()
+        return application, server
+
+    async def test_deadline_in_the_handshake(self) -> None:
+        """A mail server that consents to TLS and says nothing more is given up like any other."""
+        application, server = await self.consented()
+        self.clock.advance(GREETING_SECONDS)
+        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
+        await self.over(application)
+        await server.ended
+        self.assertEqual(self.logged("session.refused")["reason"], Reason.TIMED_OUT)
+
+    async def test_gone_in_the_handshake(self) -> None:
+        """Nothing goes on for an application that leaves while its mail server is silent."""
+        application, server = await self.consented()
+        application.transport.abortConnection()
+        await server.ended
+        while self.factory.sessions:
+            await turn()
+        self.logged("session.abandoned")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_limit(self) -> None:
         """One connection more than allowed is told so, and the others do not notice."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -85,7 +85,7 @@ class ClientHalf(Protocol):
                     self.transport.write(octets)
                 case StartTLS():
                     self.gone = lambda: None  # the handshake itself tells why it failed
-                    self._start_tls(self.transport).addCallbacks(self._secured, self._fail)
+                    self._start_tls(self.transport).addCallbacks(self._secured, self._not_secured)
                 case LoggedIn() | HandOver():
                     self.outcome.callback(effect)
                 case Refuse(refusal):
@@ -94,6 +94,10 @@ class ClientHalf(Protocol):
     def _secured(self, _: None) -> None:
         self.gone = self._ended
         self._run(self.dialogue.tell(TLSEstablished()))
+
+    def _not_secured(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # it was closed from here
+            self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         self.abandon()
