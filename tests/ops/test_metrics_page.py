@@ -90,6 +90,7 @@ class Formats(MetricsTestCase):
         transport.protocol.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         transport.abortConnection()
+        visited.reactor.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_broken(self) -> None:

@@ -174,9 +174,11 @@ class Sent(StatusPageTestCase):
             self.assertEqual((len(self.clock.getDelayedCalls()), transport.value()), (1, b""))
             self.clock.turn()
         self.assertIn(b"m99", transport.value())
-        transport = self.visited().connect()
+        visited = Visited(**{"": StatusPage(self.look, self.clock)})
+        transport = visited.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         transport.abortConnection()
+        visited.reactor.advance(0)
         self.clock.advance(0)
         self.assertEqual((self.clock.getDelayedCalls(), transport.value()), ([], b""))
 
