@@ -149,6 +149,8 @@ class RefusedTests(SessionTestCase):
         self.clock.advance(GREETING_SECONDS)
         self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
         await self.over(application)
+        refused = self.logged("session.refused")
+        self.assertEqual((refused["stage"], refused["reason"]), (Stage.RESOLVE, Reason.TIMED_OUT))
 
     async def consented(self) -> tuple[HalfClosing, Recorder]:
         """An application whose mail server has consented to TLS, and is silent since."""

@@ -74,6 +74,7 @@ class Walk:
             except RefusedError as error:
                 if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
                     raise
+                self.stage = Stage.RESOLVE
                 fresh = await self._services.store.renew(self._request, resolution.credential, offered)
                 if fresh is None:
                     raise
@@ -108,10 +109,10 @@ class Walk:
         self.stage = Stage.RESOLVE
         resolution = await self._services.store.resolve(self._request, offered)
         self._tally.resolved[resolution.cached] += 1
-        self.stage = Stage.LOGIN
         return resolution
 
     async def _turn(self, resolution: Resolution, offered: Offered | None) -> Attempt:
+        self.stage = Stage.LOGIN
         key = (self._request, resolution.destination.login, _digest(offered))
         return await self._services.attempts.turn(key)
 
