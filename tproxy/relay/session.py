@@ -287,8 +287,7 @@ class Session:
     # the mail server's side, during the dialogue
 
     def _upstream_heard(self, data: bytes) -> None:
-        if self._pipe is None:
-            self._serve(self._server.receive_upstream(data))
+        self._serve(self._server.receive_upstream(data))
 
     def _upstream_gone(self) -> None:
         self._serve(self._server.tell(Upstream(Ended())))
