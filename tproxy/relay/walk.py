@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Hashable, Mapping
 
 from attrs import Factory, frozen
@@ -26,8 +25,8 @@ from tproxy.relay.attempts import Attempt, Attempts
 from tproxy.relay.refusals import Refusals
 from tproxy.relay.room import Room
 from tproxy.relay.tally import Tallies, Tally
-from tproxy.relay.upstream import ClientHalf, Only, Outcome
-from tproxy.session import HandOver, Login
+from tproxy.relay.upstream import ClientHalf, Only, Outcome, login_by
+from tproxy.session import HandOver
 
 
 @frozen
@@ -127,15 +126,7 @@ class Walk:
             case _:
                 raise RefusedError(_changed(offered))
         plugin, connector = services.plugins[route.protocol], services.connector
-        login = Login(
-            credential=resolution.credential,
-            host=route.host,
-            port=route.port,
-            encrypted=plugin.encrypted,
-            plaintext_allowed=route.host in services.plaintext_hosts,
-            tag=secrets.token_hex(4),
-            nonce=secrets.token_urlsafe(18),
-        )
+        login = login_by(plugin, route, resolution.credential, services.plaintext_hosts)
         client = ClientHalf(
             plugin.log_in(login),
             lambda transport: connector.start_tls(transport, route.trust, route.host, route.port, scope=scope),
