@@ -182,7 +182,8 @@ class SessionTestCase(TestCase):
 
     def watch(self) -> list[weakref.ref[object]]:
         (session,) = self.factory.sessions
-        upstream = [] if session._client is None else [session._client, session._client.transport]
+        client = session._client or session._walk.client
+        upstream = [] if client is None else [client, client.transport]
         return [weakref.ref(each) for each in (session, session.downstream.transport, *upstream)]
 
     async def freed(self, *ways: Callable[[], Awaitable[list[weakref.ref[object]]]]) -> None:

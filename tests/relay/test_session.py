@@ -250,6 +250,17 @@ class SessionTests(SessionTestCase):
             await self.over(application)
             return watched
 
+        async def reset() -> list[weakref.ref[object]]:
+            application, server = await self.session()
+            application.transport.write(b"1 IDLE\r\n")
+            await server.hears(8)
+            watched = self.watch()
+            application.transport.abortConnection()
+            await server.ended
+            while self.factory.sessions:
+                await turn()
+            return watched
+
         async def talked() -> list[weakref.ref[object]]:
             application, server = await self.session()
             watched = self.watch()
@@ -276,4 +287,4 @@ class SessionTests(SessionTestCase):
             await self.over(application)
             return watched
 
-        await self.freed(relayed, talked, refused_upstream, refused)
+        await self.freed(relayed, reset, talked, refused_upstream, refused)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+
 from attrs import evolve
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 
 from tests.peers import HalfClosing, Recorder, turn
 from tests.relay.sessions import SessionTestCase
@@ -176,12 +178,9 @@ class RefusedTests(SessionTestCase):
     async def test_gone_in_the_handshake(self) -> None:
         """Nothing goes on for an application that leaves while its mail server is silent."""
         application, server = await self.consented()
-        application.transport.abortConnection()
+        await self.gone(application)
         await server.ended
-        while self.factory.sessions:
-            await turn()
         self.logged("session.abandoned")
-        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_limit(self) -> None:
         """One connection more than allowed is told so, and the others do not notice."""
@@ -223,3 +222,39 @@ class RefusedTests(SessionTestCase):
             await turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(relayed.heard, b"")
+
+    async def test_nothing_is_left(self) -> None:
+        """However early it was over."""
+
+        async def gone_while_it_is_resolved() -> list[weakref.ref[object]]:
+            self.store.answer = Deferred
+            application = await self.application()
+            while not self.factory.sessions:
+                await turn()
+            return await self.gone(application)
+
+        async def gone_in_the_handshake() -> list[weakref.ref[object]]:
+            self.store.answer = lambda: succeed(self.resolution)
+            application, _ = await self.consented()
+            return await self.gone(application)
+
+        async def expired() -> list[weakref.ref[object]]:
+            self.store.answer = Deferred
+            application = await self.application()
+            while not self.factory.sessions:
+                await turn()
+            watched = self.watch()
+            self.clock.advance(GREETING_SECONDS)
+            await self.over(application)
+            return watched
+
+        await self.freed(gone_while_it_is_resolved, gone_in_the_handshake, expired)
+
+    async def gone(self, application: HalfClosing) -> list[weakref.ref[object]]:
+        """The application leaves without a word; what was there of its session."""
+        watched = self.watch()
+        application.transport.abortConnection()
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return watched

@@ -154,7 +154,7 @@ class Transport:
             if not size:
                 return
         except BROKEN as error:
-            end = error
+            end = error.with_traceback(None)  # or it would hold this frame, which holds it
         if size:
             self.received += size
             self._hear(BUFFER[:size])

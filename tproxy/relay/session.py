@@ -213,9 +213,9 @@ class Session:
         self._walking = None
         match failure.value:
             case CancelledError():
-                pass
-            case RefusedError(refusal=refusal):
                 failure.cleanFailure()  # its traceback holds this session, and itself
+            case RefusedError(refusal=refusal):
+                failure.cleanFailure()
                 self.refuse(refusal)
             case error:
                 log.failure("{event}", failure, event="session.failed", **self._fields)
