@@ -83,8 +83,8 @@ class _ServerHalf(Protocol):
 class Session:
     """A connection of an application on its way through resolve, connect, login, dialogue and relay.
 
-    With a `refusal` it gets no further than that; `ended` is called when the connection is gone. An
-    application that brings the credential is greeted first, and its login may be tried several times.
+    Where there is a `refusal` the application is told that, and no more; `ended` is called when the connection is
+    gone. An application that brings the credential is greeted first, and its login may be tried several times.
     """
 
     __slots__ = (
