@@ -66,18 +66,10 @@ class Pipe:
             each.abortConnection()
 
     def upstream_lost(self, reason: Failure) -> None:
-        if reason.check(ConnectionDone):
-            self._downstream.loseConnection()
-        else:
-            self._downstream.abortConnection()
-        self._lost()
+        self._lost(self._downstream, reason)
 
     def downstream_lost(self, reason: Failure) -> None:
-        if reason.check(ConnectionDone):
-            self._upstream.loseConnection()
-        else:
-            self._upstream.abortConnection()
-        self._lost()
+        self._lost(self._upstream, reason)
 
     def _silent(self) -> None:
         if self._downstream.undelivered:  # it is the application that is slow
@@ -94,7 +86,11 @@ class Pipe:
             self._timeout.cancel()
         self._timeout = None
 
-    def _lost(self) -> None:
+    def _lost(self, other: Transport, reason: Failure) -> None:
+        if reason.check(ConnectionDone):
+            other.loseConnection()
+        else:
+            other.abortConnection()
         self._open -= 1
         if self._open == 0:
             self._unlimit()
