@@ -15,7 +15,7 @@ from tests.apiserver.server import NAMESPACES, SERVICES
 from tests.apiserver.storage import Served
 from tests.cluster.api.harness import NOW, StandInTestCase
 from tests.operator.installations import manifest
-from tests.operator.test_reconciler import PORTS, Store
+from tests.operator.reconciling import PORTS, Store
 from tests.ports import Endpoint, Sessions
 from tproxy.cluster.home import Home
 from tproxy.cluster.kinds import DESTINATIONS, PODS, POLICIES, SLICES
@@ -166,6 +166,10 @@ class InstalledTestCase(StandInTestCase):
         """Where each name in `shop` leads."""
         services = self.server.storage.objects["", SERVICES.plural].items()
         return {name: objects.target(thing).partition(".")[0] for (ns, name), thing in services if ns == "shop"}
+
+    def addresses(self, port: str = "p10000") -> list[str]:
+        """Who is announced for a port."""
+        return [each["addresses"][0] for each in self.all(SLICES)[port]["endpoints"]]
 
     def serving(self) -> dict[str, int]:
         """The ports of this replica that are somebody's."""

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from tests.apiserver.server import Cut, Silence
 from tests.apiserver.storage import Served, Status
 from tests.cluster.api.harness import NOW, StandInTestCase
-from tests.operator.test_reconciler import Store
+from tests.operator.reconciling import Store
 from tests.ports import Port, Sessions
 from tproxy.cluster.home import Home
 from tproxy.cluster.kinds import DESTINATIONS, NAMESPACES, PODS, POLICIES, SERVICES, SLICES

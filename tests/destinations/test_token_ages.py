@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.destinations.test_service import KEY, REQUEST, answer
+from tests.destinations.answers import KEY, REQUEST, answer
 from tests.destinations.test_store import OAUTH, RULES
 from tproxy.destinations.cache import Cache
 from tproxy.destinations.oauth import Token

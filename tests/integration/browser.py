@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from http.client import HTTPConnection
 from typing import Any
 
+from treq.client import HTTPClient
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
+from twisted.web.client import Agent
 
 from tests.integration.children import start
 
@@ -31,6 +32,7 @@ OPTIONS = [
     "--disable-sync",
     "--window-size=1280,900",
 ]
+PATIENCE_SECONDS = 60
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """What WebDriver calls an element in its answers."""
 
@@ -48,6 +50,7 @@ class Browser:
 
     def __init__(self, test) -> None:
         self._test = test
+        self._client = HTTPClient(Agent(reactor))
         self._port = 0
         self._session = ""
 
@@ -60,13 +63,13 @@ class Browser:
         self._port = int(port[1])
         chrome = {"binary": BROWSER, "args": [*OPTIONS, f"--user-data-dir={folder}/user"]}
         wanted = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
-        answer = await self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        answer = await self._ask("POST", "/session", json={"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{answer['sessionId']}"
         self._test.addCleanup(lambda: Deferred.fromCoroutine(self._ask("DELETE", self._session)))
 
     async def open(self, url: str) -> None:
         """Go there, as if it had been typed."""
-        await self._ask("POST", f"{self._session}/url", {"url": url})
+        await self._ask("POST", f"{self._session}/url", json={"url": url})
 
     async def text(self, selector: str) -> list[str]:
         """What is to be read in the elements that a CSS selector finds, as it is shown."""
@@ -77,43 +80,37 @@ class Browser:
 
     async def click(self, selector: str) -> None:
         """Click on the first such element."""
-        await self._ask("POST", f"{(await self._find(selector))[0]}/click", {})
+        await self._ask("POST", f"{(await self._find(selector))[0]}/click", json={})
 
     async def write(self, selector: str, text: str) -> None:
         """Write into the first such element."""
-        await self._ask("POST", f"{(await self._find(selector))[0]}/value", {"text": text})
+        await self._ask("POST", f"{(await self._find(selector))[0]}/value", json={"text": text})
 
     async def run(self, script: str) -> Any:
         """What a script says that is run in the page."""
-        return await self._ask("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
+        return await self._ask("POST", f"{self._session}/execute/sync", json={"script": script, "args": []})
 
     async def emulate(self, command: str, **parameters: object) -> None:
         """Be another device: a command of Chromium's domain `Emulation`."""
         told = {"cmd": f"Emulation.{command}", "params": parameters}
-        await self._ask("POST", f"{self._session}/goog/cdp/execute", told)
+        await self._ask("POST", f"{self._session}/goog/cdp/execute", json=told)
 
     async def console(self) -> list[str]:
         """What went wrong since it was asked last: errors, and what a policy forbids."""
-        return [each["message"] for each in await self._ask("POST", f"{self._session}/se/log", {"type": "browser"})]
+        entries = await self._ask("POST", f"{self._session}/se/log", json={"type": "browser"})
+        return [each["message"] for each in entries]
 
     async def _find(self, selector: str) -> list[str]:
         told = {"using": "css selector", "value": selector}
-        found = await self._ask("POST", f"{self._session}/elements", told)
+        found = await self._ask("POST", f"{self._session}/elements", json=told)
         return [f"{self._session}/element/{each[ELEMENT]}" for each in found]
 
-    async def _ask(self, method: str, path: str, told: object = None) -> Any:
-        def ask() -> tuple[int, bytes]:
-            connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
-            try:
-                connection.request(method, path, None if told is None else json.dumps(told))
-                response = connection.getresponse()
-                return response.status, response.read()
-            finally:
-                connection.close()
-
-        status, body = await deferToThread(ask)
-        value = json.loads(body)["value"]
-        if status != 200:
+    async def _ask(self, method: str, path: str, **told: object) -> Any:
+        """Tell it something, as `json`; what it answers."""
+        url = f"http://127.0.0.1:{self._port}{path}"
+        response = await self._client.request(method, url, timeout=PATIENCE_SECONDS, **told)
+        value = json.loads(await response.content())["value"]
+        if response.code != 200:
             stale = value["error"] == "stale element reference"
             raise (StaleError if stale else BrowserError)(f"{value['error']}: {value['message']}")
         return value

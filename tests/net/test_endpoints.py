@@ -1,38 +1,34 @@
+"""Connections that are dialled: TLS, addresses, limits."""
+
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
 import socket
 from ipaddress import ip_network
 
 from OpenSSL import SSL
 from twisted.internet import endpoints, reactor
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
-    IListeningPort,
     IOpenSSLServerConnectionCreator,
     IPushProducer,
-    IReadDescriptor,
     IReadWriteDescriptor,
     IStreamClientEndpoint,
-    IStreamServerEndpoint,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tests.net.hubs import behind_a_hub
 from tests.peers import Recorder, tcp_pair, turn
 from tproxy.model import Reason, RefusedError, Stage, Trust
 from tproxy.net.endpoints import Connector, Listening, _dialled
 from tproxy.net.guard import Guard
-from tproxy.net.hub import Hub
 from tproxy.net.resolver import Resolver
-from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore
 from tproxy.testing.certificates import Authority, Certificate
 
@@ -294,170 +290,4 @@ class EndpointTests(TestCase):
             await peer.ended
 
 
-class ListeningTests(TestCase):
-    timeout = 60
-    reactor = reactor
-
-    async def listen(self, factory: Factory, address: str = "127.0.0.1", port: int = 0) -> IListeningPort:
-        endpoint = Listening(self.reactor, address, port)
-        verifyObject(IStreamServerEndpoint, endpoint)
-        listening = await endpoint.listen(factory)
-        verifyObject(IListeningPort, listening)
-        verifyObject(IReadDescriptor, listening)
-        self.addCleanup(listening.stopListening)
-        return listening
-
-    async def test_many_at_once(self) -> None:
-        peers: list[Recorder] = []
-
-        def accept() -> Recorder:
-            peers.append(Recorder())
-            return peers[-1]
-
-        port = (await self.listen(Factory.forProtocol(accept))).getHost().port
-        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
-        while len(peers) < 200:
-            await turn()
-        for client in clients:
-            client.close()
-        await DeferredList([peer.ended for peer in peers])
-
-    async def test_ipv6(self) -> None:
-        try:
-            listening = await self.listen(Factory.forProtocol(Recorder), "::1")
-        except CannotListenError:
-            return  # a host without IPv6
-        self.assertEqual(listening.getHost().host, "::1")
-
-    async def test_taken(self) -> None:
-        """A taken port says so, and which."""
-        port = (await self.listen(Factory())).getHost().port
-        with self.assertRaises(CannotListenError) as caught:
-            await Listening(self.reactor, "127.0.0.1", port).listen(Factory())
-        self.assertEqual(caught.exception.port, port)
-        self.assertEqual(caught.exception.socketError.errno, errno.EADDRINUSE)
-
-    async def test_stopped_twice(self) -> None:
-        listening = await self.listen(Factory())
-        port = listening.getHost().port
-        await listening.stopListening()
-        await listening.stopListening()
-        with self.assertRaises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-
-    async def test_factory_declines(self) -> None:
-        factory = Factory()
-        factory.buildProtocol = lambda addr: None
-        port = (await self.listen(factory)).getHost().port
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.setblocking(False)
-            while True:
-                try:
-                    self.assertEqual(client.recv(1), b"")
-                    break
-                except BlockingIOError:
-                    await turn()
-
-    async def test_out_of_descriptors(self) -> None:
-        """Without descriptors left connections wait and are accepted later; the port does not spin."""
-        accepted: Deferred[None] = Deferred()
-
-        class Peer(Protocol):
-            def connectionMade(self) -> None:
-                accepted.callback(None)
-                self.transport.abortConnection()
-
-        port = (await self.listen(Factory.forProtocol(Peer))).getHost().port
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        await turn()  # the reactor runs, with all descriptors of its own
-        client = socket.create_connection(("127.0.0.1", port))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 50, hard))
-        taken = []
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(client.fileno()))
-        for _ in range(3):
-            await turn()
-        self.assertFalse(accepted.called)
-        for descriptor in taken:
-            os.close(descriptor)
-        await accepted
-        client.close()
-
-
-class TransportTests(TestCase):
-    timeout = 60
-    reactor = reactor
-
-    def pair(self) -> tuple[Recorder, Transport, socket.socket]:
-        near, far = tcp_pair()
-        recorder, transport = Recorder(), Transport(self.reactor, near)
-        transport.begin(recorder)
-        return recorder, transport, far
-
-    async def test_last_words_survive(self) -> None:
-        """What was written before the end arrives although the peer's own bytes were not read."""
-        recorder, transport, far = self.pair()
-        transport.pauseProducing()
-        far.send(b"a pipelined command\r\n" * 1000)
-        transport.write(b"* BYE no\r\n")
-        transport.loseConnection()
-        transport.loseConnection()
-        while True:
-            try:
-                self.assertEqual(far.recv(100), b"* BYE no\r\n")
-                break
-            except BlockingIOError:
-                await turn()
-        self.assertEqual(far.recv(100), b"")
-        far.close()
-        self.assertIs(await recorder.ended, ConnectionDone)
-        transport.write(b"too late")
-        transport.abortConnection()
-
-    async def test_peer_that_never_ends(self) -> None:
-        """A peer that keeps its side open after our end is given two seconds."""
-        recorder, transport, far = self.pair()
-        transport.loseConnection()
-        await recorder.ended
-        far.close()
-
-    async def test_last_words_after_a_reset(self) -> None:
-        """What the peer said before it stopped to listen is still heard when a write fails."""
-        recorder, transport, far = self.pair()
-        transport.pauseProducing()
-        far.send(b"* BYE going\r\n")
-        far.close()
-        transport.write(b"a NOOP\r\n")
-        await turn()
-        transport.write(b"b NOOP\r\n")
-        transport.write(b"c NOOP\r\n")
-        transport.resumeProducing()
-        await recorder.hears(13)
-        transport.loseConnection()
-        await recorder.ended
-
-    async def test_pull_producers_are_declined(self) -> None:
-        recorder, transport, far = self.pair()
-        with self.assertRaises(ValueError):
-            transport.registerProducer(transport, False)
-        transport.abortConnection()
-        self.assertIs(await recorder.ended, ConnectionLost)
-        far.close()
-
-
-def behind_a_hub(case: type[TestCase]) -> type[TestCase]:
-    """The same tests with a hub between reactor and transports."""
-
-    def __init__(self: TestCase, name: str = "runTest") -> None:
-        case.__init__(self, name)
-        self.reactor = Hub(reactor)
-        self.addCleanup(self.reactor.close)
-
-    return type(f"Hub{case.__name__}", (case,), {"__init__": __init__, "__module__": __name__})
-
-
 HubEndpointTests = behind_a_hub(EndpointTests)
-HubListeningTests = behind_a_hub(ListeningTests)
-HubTransportTests = behind_a_hub(TransportTests)

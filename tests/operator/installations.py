@@ -17,7 +17,7 @@ from tproxy.cluster.following import Following
 from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES, POLICIES, SERVICES, SLICES
 from tproxy.config import Config
 from tproxy.instances import DirectoryInstance
-from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refusal, spare
+from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refusal, Stage, spare
 from tproxy.operator import objects
 from tproxy.operator.leading import lead
 from tproxy.operator.manifests import TENANTS, Resource, parse
@@ -48,6 +48,10 @@ HOME = Installation("tproxy")
 CONFIG = Config("shared", (DirectoryInstance("local", Path("/nowhere")),), "local", None)
 IMAPS = Known("imap4s", 993)
 NOW = 1_800_000_000.0
+
+SUCCESS = ("True", "ConfigurationSuccessful")
+FAILURE = ("False", "FailedToApplyConfiguration")
+NOT_FOUND = Refusal(Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND, "there is none")
 
 SERVED = {
     Sort.DESTINATION: Served(DESTINATIONS, status=True, generation=True, custom=True),

@@ -27,6 +27,11 @@ from tproxy.operator.plan import (
 ADDRESS = "127.0.0.1"
 IMAPS = Known("imap4s", 993)
 
+SUCCESS = "ConfigurationSuccessful"
+FAILURE = "FailedToApplyConfiguration"
+NOT_FOUND = "ConfigurationError-ReferencedDestination-NotFound"
+DUPLICATE = "ConfigurationError-DuplicateDestinationCustomResource"
+
 
 def key(name: str, tenant: str = PROVIDER, namespace: str = "shop") -> ListenerKey:
     return ListenerKey(namespace, name, Tenant(tenant))

@@ -37,7 +37,7 @@ class Visited:
     def connect(self) -> StringTransport:
         """A connection; what is said on it goes to `protocol.dataReceived`."""
         (_, factory, _, _) = self.reactor.tcpServers[0]
-        transport = Transport()
+        transport = Transport(self.reactor)
         protocol = factory.buildProtocol(None)
         transport.protocol = protocol
         protocol.makeConnection(transport)
@@ -56,13 +56,18 @@ class Visited:
 
 
 class Transport(StringTransport):
-    """Remembers that it was aborted."""
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-        self.protocol.connectionLost(Failure(ConnectionAborted()))
+    """Remembers that it was aborted; as with TCP, the protocol hears of that in the next turn."""
 
     aborted = False
+
+    def __init__(self, reactor: MemoryReactorClock) -> None:
+        super().__init__()
+        self._reactor = reactor
+
+    def abortConnection(self) -> None:
+        if not self.aborted:
+            self.aborted = True
+            self._reactor.callLater(0, self.protocol.connectionLost, Failure(ConnectionAborted()))
 
 
 def answer(octets: bytes) -> Answer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from io import StringIO
 
 from twisted.logger import Logger, LogPublisher
@@ -60,6 +62,26 @@ class Told(SynchronousTestCase):
     def test_another(self) -> None:
         """This one is a test, and lives."""
         self.assertRegex(tell(os.getpid(), DEBUG), r"^process \d+ is no running tproxy: .* --pid$")
+
+    def child(self, script: str) -> subprocess.Popen[bytes]:
+        """A process of Python that has the word among its arguments, and waits."""
+        words = (sys.executable, "-c", f"{script}; print(flush=True); input()", "tproxy")
+        child = self.enterContext(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        child.stdout.readline()
+        return child
+
+    def test_prepared(self) -> None:
+        """One that has a handler is told."""
+        child = self.child("import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))")
+        self.assertEqual(tell(child.pid, DEBUG), "")
+        self.assertEqual(child.wait(), 7)
+
+    def test_unprepared(self) -> None:
+        """One that has none, as a tproxy that has just begun, would die of it."""
+        child = self.child("pass")
+        self.assertRegex(tell(child.pid, DEBUG), r"^process \d+ is no running tproxy: ")
+        child.communicate(b"\n")
+        self.assertEqual(child.returncode, 0)
 
     def test_nobody(self) -> None:
         """A process that is not there, and no process at all."""

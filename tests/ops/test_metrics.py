@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import resource as resources
 from pathlib import Path
 
-from attrs import evolve, frozen
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
-from prometheus_client.parser import text_string_to_metric_families as text
-from prometheus_client.samples import Sample
+from attrs import evolve
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
-from tests.operator.worlds import World, key, rejected, resource
-from tests.ops.exposition import OPENMETRICS, Work, scraped
-from tests.ops.requests import Visited, get
-from tproxy.config import Limits
-from tproxy.model import DestinationRequest, Reason, Refusal, Stage, spare
+from tests.operator.worlds import key, rejected, resource
+from tests.ops.measured import Carried, MetricsTestCase
+from tests.ops.requests import get
+from tproxy.model import Reason, Refusal, Stage, spare
 from tproxy.operator.objects import Installation, Objects, Port
 from tproxy.operator.plan import Listening
 from tproxy.ops import metrics
-from tproxy.ops.metrics import SPAN_SECONDS, Measures, MetricsPage, Usage, encoder, written
-from tproxy.relay.tally import BUCKETS, Tallies, Tally
-
-PART = 30
-
-
-@frozen(eq=False)
-class Carried:
-    """A session that carried some bytes."""
-
-    carried: tuple[int, int]
-
-
-class MetricsTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.world = World()
-        self.known = True
-        self.objects: Objects | None = None
-        self.clock = Clock()
-        self.cpu = 0.0
-        self.ages: dict[DestinationRequest, float] = {}
-        self.tallies = Tallies(3)
-        self.kept: dict[str, Tally] = {}
-        self.work = Work()
-        self.ready = True
-        self.measures = Measures(
-            self.tallies,
-            lambda: self.world.listening,
-            lambda: evolve(self.world.observed().cluster, objects=self.objects) if self.known else None,
-            self.work,
-            self.ages.get,
-            Usage(self.clock.seconds, lambda: self.cpu),
-            Limits(connections_per_listener=7, listeners=40),
-            lambda: self.ready,
-            spares=2,
-        )
-        self.page = MetricsPage(self.measures, self.clock)
-
-    def open(self, *names: str) -> None:
-        """Listeners for these resources, and no others."""
-        self.world.resources = [resource(name, destination=f"to-{name}") for name in names]
-        self.world.settle()
-        self.world.settle()
-        self.kept = {key.name: self.kept.get(key.name) or self.tallies.of(key) for key in self.world.listening}
-
-    def samples(self) -> dict[str, list[Sample]]:
-        """What a scrape brings, by name."""
-        found: dict[str, list[Sample]] = {}
-        for family in scraped(self.measures):
-            for sample in family.samples:
-                found.setdefault(sample.name, []).append(sample)
-        return found
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """The one value with these labels."""
-        for sample in self.samples().get(name, []):
-            if labels.items() <= sample.labels.items():
-                return sample.value
-        return None
+from tproxy.ops.metrics import SPAN_SECONDS, MetricsPage
+from tproxy.relay.tally import BUCKETS
 
 
 class Known(MetricsTestCase):
@@ -90,7 +27,7 @@ class Known(MetricsTestCase):
         self.open("a", "b")
         for name in ("a", "a", "b"):
             self.tallies.number()
-            self.kept[name].began(Carried((0, 0)))
+            self.kept[name].began(Carried())
         self.assertEqual(self.value("tp_open_tcp_connections"), 3)
         self.open("b")
         self.assertEqual((self.value("tp_open_tcp_connections"), self.value("tp_tcp_connections_total")), (1, 3))
@@ -194,7 +131,7 @@ class Listeners(MetricsTestCase):
 
     def test_rebound(self) -> None:
         """A listener that stands for another destination is counted on under that name."""
-        self.tally.began(Carried((0, 0)))
+        self.tally.began(Carried())
         self.world.resources = [resource("mail", "acme", destination="other")]
         self.world.settle()
         (sample,) = self.samples()["tproxy_connections_total"]
@@ -306,7 +243,7 @@ class Bounds(MetricsTestCase):
     def test_gone(self) -> None:
         """The series of a listener that is gone are gone; another one of that name begins anew."""
         self.open("a", "b")
-        self.kept["a"].began(Carried((0, 0)))
+        self.kept["a"].began(Carried())
         self.assertEqual(self.listeners(), {"shop/a", "shop/b"})
         self.open("b")
         self.assertEqual(self.listeners(), {"shop/b"})
@@ -317,7 +254,7 @@ class Bounds(MetricsTestCase):
         """A session that outlives its listener brings no series back."""
         self.open("a")
         draining = self.kept["a"]
-        draining.began(Carried((0, 0)))
+        draining.began(Carried())
         self.world.resources = []
         self.world.settle()
         self.assertNotIn("tproxy_connections_total", self.samples())
@@ -340,87 +277,3 @@ class Bounds(MetricsTestCase):
         """Nothing is told twice: neither when a counter was made, nor examples."""
         self.open("a")
         self.assertFalse([name for name in self.samples() if name.endswith("_created")])
-
-
-class Formats(MetricsTestCase):
-    """How the page is written."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.patch(metrics, "AT_ONCE", PART)
-        self.tallies = Tallies()
-        self.measures = evolve(self.measures, tallies=self.tallies)
-        self.open(*(f"x{number}" for number in range(2 * PART)))
-        self.page = MetricsPage(self.measures, self.clock)
-
-    def ask(self, method: str = "GET", **headers: str):
-        visited = Visited(metrics=self.page)
-        visited.reactor.advance = lambda seconds: self.clock.advance(seconds)
-        return visited.ask(method, "/metrics", **headers)
-
-    def test_parts(self) -> None:
-        """A family with many samples is written in parts, and is one family; sessions have their turn between."""
-        encode, _ = encoder(OPENMETRICS)
-        pieces = list(written(self.measures.families(), encode))
-        self.assertLess(max(piece.count(b"\n") for piece in pieces), PART + 20)
-        whole = b"".join(pieces).decode()
-        families = list(openmetrics(whole))
-        names = [family.name for family in families]
-        self.assertEqual(len(names), len(set(names)))
-        (connections,) = (family for family in families if family.name == "tproxy_connections")
-        self.assertEqual(len(connections.samples), 2 * PART)
-        self.assertEqual(whole.count("# EOF"), 1)
-
-    def test_openmetrics(self) -> None:
-        """Who asks for OpenMetrics gets it."""
-        answer = self.ask(Accept=f"{OPENMETRICS},text/plain;version=0.0.4;q=0.5")
-        self.assertEqual((answer.code, answer.kind.partition(";")[0]), (200, "application/openmetrics-text"))
-        self.assertTrue(answer.body.endswith(b"\n# EOF\n"))
-        self.assertIn("tproxy_open_connections", [family.name for family in openmetrics(answer.body.decode())])
-
-    def test_text(self) -> None:
-        """Everybody else gets the text format, with the same content."""
-        for accept in ({}, {"Accept": "*/*"}, {"Accept": "text/plain; version=0.0.4"}):
-            answer = self.ask(**accept)
-            self.assertEqual((answer.code, answer.kind.partition(";")[0]), (200, "text/plain"))
-            names = [family.name for family in text(answer.body.decode())]
-            self.assertIn("tproxy_open_connections", names)
-            self.assertEqual(len(names), len(set(names)))
-            self.assertNotIn(b"# EOF", answer.body)
-
-    def test_nonsense(self) -> None:
-        """A version that is none asks for nothing."""
-        for version in ("x", "1.x", "²", "", "1" * 5000):
-            answer = self.ask(Accept=f"application/openmetrics-text; version={version}")
-            self.assertEqual(answer.code, 200, version)
-
-    def test_compressed(self) -> None:
-        """Who understands gzip gets less to read."""
-        answer = self.ask(Accept_Encoding="gzip")
-        self.assertEqual(answer.headers["content-encoding"], "gzip")
-        self.assertIn(b"tproxy_open_connections{", gzip.decompress(answer.body))
-
-    def test_head(self) -> None:
-        """The same without the body."""
-        answer = self.ask("HEAD", Accept=OPENMETRICS)
-        self.assertEqual((answer.code, answer.body), (200, b""))
-        self.assertGreater(int(answer.headers["content-length"]), 10_000)
-        self.assertEqual(answer.kind.partition(";")[0], "application/openmetrics-text")
-
-    def test_gone(self) -> None:
-        """Nobody writes for a scraper that left."""
-        visited = Visited(metrics=self.page)
-        transport = visited.connect()
-        transport.protocol.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        transport.abortConnection()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_broken(self) -> None:
-        """A measure that fails is logged, and the scrape with it."""
-        self.measures = evolve(self.measures, token_age=lambda request: 1 / 0)
-        self.page = MetricsPage(self.measures, self.clock)
-        answer = self.ask(Accept=OPENMETRICS)
-        self.assertEqual(answer.code, 500)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertNotIn(b"ZeroDivision", answer.body)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator import installations
 from tests.operator.worlds import World, key, refusal, rejected, resource
+from tests.ops.measured import Carried
 from tproxy.model import Binding, DestinationRequest, Reason, Refusal, Stage, spare
 from tproxy.operator.plan import Listening, Snapshot
 from tproxy.ops.overview import (
@@ -28,13 +29,6 @@ from tproxy.relay.refusals import Refused
 from tproxy.relay.tally import Tallies
 
 EXPIRED = Refusal(Stage.TLS, Reason.CERTIFICATE_EXPIRED, "it expired", "renew it")
-
-
-@frozen(eq=False)
-class Carried:
-    """A session that carried nothing."""
-
-    carried: tuple[int, int] = (0, 0)
 
 
 def known(snapshot: Snapshot | None, **more: Any) -> Facts:

@@ -8,7 +8,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.ops.requests import WINDOW, Transport, Visited
+from tests.ops.requests import WINDOW, Visited
 from tproxy.model import Reason, RefusedError
 from tproxy.ops.pages import CONNECTIONS, IDLE_SECONDS, Content, Fresh, HTTPPort
 
@@ -63,6 +63,14 @@ class Connections(SynchronousTestCase):
         self.assertEqual(self.visited.ask().code, 200)
         self.assertEqual([transport.aborted for transport in idle], [True, *[False] * (CONNECTIONS - 1)])
 
+    def test_burst(self) -> None:
+        """Also where many come in one turn, in which nobody is gone yet."""
+        came = [self.visited.connect() for _ in range(3 * CONNECTIONS)]
+        self.assertEqual([transport.aborted for transport in came], [True] * 2 * CONNECTIONS + [False] * CONNECTIONS)
+        self.visited.reactor.advance(0)
+        self.assertEqual(self.visited.ask().code, 200)
+        self.assertEqual(sum(transport.aborted for transport in came), 2 * CONNECTIONS + 1)
+
     def test_silent(self) -> None:
         """Who says nothing is not waited for."""
         transport = self.visited.connect()
@@ -82,6 +90,7 @@ class Connections(SynchronousTestCase):
         transport = self.visited.connect()
         self.successResultOf(self.visited.port.stopService())
         self.assertTrue(transport.aborted)
+        self.visited.reactor.advance(0)
         self.assertEqual(self.visited.reactor.getDelayedCalls(), [])
 
     def test_never_started(self) -> None:
@@ -98,4 +107,3 @@ class Connections(SynchronousTestCase):
         refusal = self.assertRaises(RefusedError, HTTPPort(Full(), WINDOW, {}).startService).refusal
         self.assertEqual(refusal.reason, Reason.PORT_NOT_AVAILABLE)
         self.assertIn("port 8080 of 127.0.0.1", refusal.message)
-        self.assertEqual(Transport.aborted, False)

@@ -17,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.error import FlattenerError
 
 from tests.operator.worlds import World, key, resource
+from tests.ops.measured import Carried
 from tests.ops.requests import Answer, Visited
-from tests.ops.test_overview import EXPIRED, Carried, known
+from tests.ops.test_overview import EXPIRED, known
 from tproxy.model import Binding, DestinationRequest, ListenerKey, Reason, Refusal, Stage, Tenant, spare
 from tproxy.operator.manifests import ListenerStatus, Status
 from tproxy.operator.objects import Installation, Objects, Replica
@@ -173,9 +174,11 @@ class Sent(StatusPageTestCase):
             self.assertEqual((len(self.clock.getDelayedCalls()), transport.value()), (1, b""))
             self.clock.turn()
         self.assertIn(b"m99", transport.value())
-        transport = self.visited().connect()
+        visited = Visited(**{"": StatusPage(self.look, self.clock)})
+        transport = visited.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         transport.abortConnection()
+        visited.reactor.advance(0)
         self.clock.advance(0)
         self.assertEqual((self.clock.getDelayedCalls(), transport.value()), ([], b""))
 

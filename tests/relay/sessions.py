@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 
 from attrs import Factory as Fresh
@@ -181,8 +182,22 @@ class SessionTestCase(TestCase):
 
     def watch(self) -> list[weakref.ref[object]]:
         (session,) = self.factory.sessions
-        upstream = [] if session._client is None else [session._client, session._client.transport]
+        client = session._client or session._walk.client
+        upstream = [] if client is None else [client, client.transport]
         return [weakref.ref(each) for each in (session, session.downstream.transport, *upstream)]
+
+    async def freed(self, *ways: Callable[[], Awaitable[list[weakref.ref[object]]]]) -> None:
+        """Each way ends a session; what it watched is freed at once, without the garbage collector's help."""
+        for way in ways:
+            gc.collect()
+            gc.disable()
+            self.addCleanup(gc.enable)
+            watched = await way()
+            self.servers.clear()
+            self.events.clear()
+            await turn()
+            self.assertEqual([each() for each in watched if each() is not None], [], way.__name__)
+            gc.enable()
 
 
 def resolution(port: int, credential: Password | NoCredential) -> Resolution:

@@ -80,6 +80,17 @@ class AttemptsTests(SynchronousTestCase):
         self.clock.advance(1)
         self.now()
 
+    def test_pacing_does_not_end_a_rest(self) -> None:
+        """Of two logins at once one is refused, and the other one's server is gone: the credential rests."""
+        self.now().accepted()
+        first, second = self.now(), self.now()
+        first.refused(WRONG)
+        second.refused(BUSY)
+        self.clock.advance(1)
+        self.assertEqual(self.refusal(self.turn()), WRONG)
+        self.clock.advance(9)
+        self.now()
+
     def test_keys_are_independent(self) -> None:
         """Another tenant, or the same with a new password, does not wait."""
         self.now("old").refused(WRONG)

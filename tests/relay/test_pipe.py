@@ -174,6 +174,19 @@ class PipeTests(TestCase):
         await self.ended
         self.assertLess(len(self.application.heard), len(data))
 
+    async def test_ended_from_here_while_the_mail_server_stalls(self) -> None:
+        """Nor does a mail server that takes nothing keep the session."""
+        self.server.transport.pauseProducing()
+        self.application.transport.write(b"x" * 30_000_000)
+        while not self.upstream.undelivered:
+            await turn()
+        self.pipe.end()
+        self.clock.advance(DELIVERY_SECONDS)
+        self.server.transport.resumeProducing()
+        self.assertIs(await self.server.ended, ConnectionLost)
+        self.application.transport.abortConnection()
+        await self.ended
+
     async def test_ended_from_here_at_rest(self) -> None:
         self.pipe.end()
         self.server.transport.loseConnection()

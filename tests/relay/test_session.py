@@ -1,6 +1,7 @@
+"""Sessions that begin: dialogue, relay and end."""
+
 from __future__ import annotations
 
-import gc
 import socket
 import weakref
 
@@ -12,19 +13,7 @@ from zope.interface.verify import verifyObject
 
 from tests.peers import turn
 from tests.relay.sessions import REQUEST, SessionTestCase
-from tproxy.model import (
-    Credential,
-    DestinationRequest,
-    NoCredential,
-    Offered,
-    Password,
-    Reason,
-    Refusal,
-    RefusedError,
-    Resolution,
-    Secret,
-    Stage,
-)
+from tproxy.model import NoCredential, Reason, Refusal, RefusedError, Stage
 from tproxy.net.sockets import Lingering
 from tproxy.relay.session import GREETING_SECONDS
 
@@ -127,150 +116,6 @@ class SessionTests(SessionTestCase):
         told = [event["event"] for event in self.events if "event" in event]
         self.assertEqual(told, ["session.started", "session.ended"])
 
-    async def test_gone_before_the_greeting(self) -> None:
-        """A peer that leaves, resets or starts TLS early is gone without a login."""
-        for leave in (
-            lambda transport: transport.loseConnection(),
-            lambda transport: transport.abortConnection(),
-            lambda transport: transport.write(b"\x16\x03\x01\x02\x00\x01"),
-        ):
-            coming = Deferred.fromCoroutine(self.server())
-            application = await self.application()
-            server = await coming
-            leave(application.transport)
-            await server.ended
-            while self.factory.sessions:
-                await turn()
-            self.assertEqual(server.heard, b"")
-            self.assertEqual(self.logged("session.abandoned")["listener"], "shop/mail-acme")
-            self.events.clear()
-            application.transport.abortConnection()
-            self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    async def test_refused_login(self) -> None:
-        """A refused login is one BYE in our words; the next connection gets it without another login."""
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        await self.log_in(await coming, b"NO [AUTHENTICATIONFAILED] pass is wrong")
-        bye = await self.line(application)
-        self.assertTrue(bye.startswith(b"* BYE [AUTHENTICATIONFAILED] "), bye)
-        self.assertNotIn(b"wrong", bye)
-        await self.over(application)
-        refused = self.logged("session.refused")
-        self.assertEqual((refused["stage"], refused["reason"]), (Stage.LOGIN, Reason.LOGIN_REFUSED))
-        self.assertEqual(self.store.renewals, 0)
-        second = await self.application()
-        self.assertEqual(await self.line(second), bye)
-        await self.over(second)
-        self.assertEqual(len(self.servers), 1)
-
-    async def test_refused_with_a_cached_credential(self) -> None:
-        """A login refused with a cached credential is tried once more with a fresh one."""
-        self.store.renewed = evolve(self.resolution, credential=Password("user", Secret("fresh")))
-        self.resolution = evolve(self.resolution, cached=True)
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        first = await coming
-        again = Deferred.fromCoroutine(self.server())
-        await self.log_in(first, b"NO [AUTHENTICATIONFAILED] no")
-        second = await again
-        await self.log_in(second)
-        self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
-        self.assertEqual(self.store.renewals, 1)
-        application.transport.write(b"1 LOGOUT\r\n")
-        self.assertTrue((await self.line(application)).startswith(b"* BYE"))
-        self.assertTrue((await self.line(application)).startswith(b"1 OK"))
-        await self.over(application)
-
-    async def test_refused_and_nothing_fresher(self) -> None:
-        self.resolution = evolve(self.resolution, cached=True)
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        await self.log_in(await coming, b"NO no")
-        self.assertTrue((await self.line(application)).startswith(b"* BYE [AUTHENTICATIONFAILED] "))
-        await self.over(application)
-        self.assertEqual(self.store.renewals, 1)
-
-    async def test_unresolved(self) -> None:
-        """A destination that is not to be had is a BYE; so is a bug, without its words."""
-        refusal = Refusal(Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND, "no such destination")
-        for error, stage, reason in (
-            (RefusedError(refusal), Stage.RESOLVE, Reason.DESTINATION_NOT_FOUND),
-            (ValueError("hunter2"), Stage.RESOLVE, Reason.INTERNAL_ERROR),
-        ):
-            self.store.answer = lambda error=error: fail(error)
-            application = await self.application()
-            bye = await self.line(application)
-            self.assertTrue(bye.startswith(b"* BYE [UNAVAILABLE] "), bye)
-            await self.over(application)
-            refused = self.logged("session.refused")
-            self.assertEqual((refused["stage"], refused["reason"]), (stage, reason))
-            self.assertNotIn("hunter2", str(refused))
-            self.events.clear()
-        self.flushLoggedErrors(ValueError)
-
-    async def test_deadline(self) -> None:
-        """Thirty seconds after the accept there is a greeting or a BYE, whatever is waited for."""
-        self.store.answer = Deferred
-        application = await self.application()
-        while not self.factory.sessions:
-            await turn()
-        self.clock.advance(GREETING_SECONDS)
-        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
-        await self.over(application)
-        self.assertEqual(self.logged("session.refused")["reason"], Reason.TIMED_OUT)
-
-    async def test_deadline_of_a_silent_server(self) -> None:
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        server = await coming
-        self.clock.advance(GREETING_SECONDS)
-        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
-        await self.over(application)
-        await server.ended
-        refused = self.logged("session.refused")
-        self.assertEqual((refused["stage"], refused["reason"]), (Stage.GREETING, Reason.TIMED_OUT))
-
-    async def test_deadline_of_the_second_attempt(self) -> None:
-        """The deadline also holds where a refused login is tried again: here the store does not answer."""
-        self.resolution = evolve(self.resolution, cached=True)
-        asked: Deferred[None] = Deferred()
-        never: Deferred[Resolution | None] = Deferred()
-
-        def renew(
-            request: DestinationRequest, refused: Credential, offered: Offered | None = None
-        ) -> Deferred[Resolution | None]:
-            asked.callback(None)
-            return never
-
-        self.store.renew = renew
-        coming = Deferred.fromCoroutine(self.server())
-        application = await self.application()
-        await self.log_in(await coming, b"NO no")
-        await asked
-        self.clock.advance(GREETING_SECONDS)
-        self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE] "))
-        await self.over(application)
-
-    async def test_limit(self) -> None:
-        """One connection more than allowed is told so, and the others do not notice."""
-        self.store.answer = Deferred
-        applications = [await self.application() for _ in range(5)]
-        while len(self.factory.sessions) < 5:
-            await turn()
-        self.clock.advance(1)
-        sixth = await self.application()
-        self.assertTrue((await self.line(sixth)).startswith(b"* BYE [LIMIT] "))
-        await sixth.fin
-        sixth.transport.loseConnection()
-        self.assertEqual(len(self.factory.sessions), 5)
-        self.assertEqual(self.factory.used, self.clock.seconds())
-        for application in applications:
-            application.transport.loseConnection()
-            await application.ended
-        while self.factory.sessions:
-            await turn()
-
     async def test_without_login(self) -> None:
         """With `auth: false` the server's own greeting is the first the application hears."""
         self.resolution = evolve(
@@ -330,28 +175,6 @@ class SessionTests(SessionTestCase):
         await server.ended
         while self.factory.sessions or any(isinstance(each, Lingering) for each in reactor.getReaders()):
             await turn()
-
-    async def test_revoked(self) -> None:
-        """Offboarding ends sessions at once, wherever they stand."""
-        relayed, relayed_server = await self.session()
-        relayed.transport.write(b"1 IDLE\r\n")
-        await relayed_server.hears(8)
-        talking, talking_server = await self.session()
-        self.store.answer = Deferred
-        waiting = await self.application()
-        while len(self.factory.sessions) < 3:
-            await turn()
-        self.factory.revoke("the resource is gone")
-        self.assertTrue((await self.line(waiting)).startswith(b"* BYE "))
-        for application in (relayed, talking, waiting):
-            await application.fin
-            application.transport.loseConnection()
-        for server in (relayed_server, talking_server):
-            await server.ended
-        while self.factory.sessions:
-            await turn()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(relayed.heard, b"")
 
     async def test_first_login_alone(self) -> None:
         """Five applications at once make one login first; a wrong password is tried once."""
@@ -416,7 +239,7 @@ class SessionTests(SessionTestCase):
         await self.over(application)
 
     async def test_nothing_is_left(self) -> None:
-        """A session that is over is freed at once, without the garbage collector's help, however it ended."""
+        """However a session ended."""
 
         async def relayed() -> list[weakref.ref[object]]:
             application, server = await self.session()
@@ -425,6 +248,17 @@ class SessionTests(SessionTestCase):
             watched = self.watch()
             server.transport.loseConnection()
             await self.over(application)
+            return watched
+
+        async def reset() -> list[weakref.ref[object]]:
+            application, server = await self.session()
+            application.transport.write(b"1 IDLE\r\n")
+            await server.hears(8)
+            watched = self.watch()
+            application.transport.abortConnection()
+            await server.ended
+            while self.factory.sessions:
+                await turn()
             return watched
 
         async def talked() -> list[weakref.ref[object]]:
@@ -453,13 +287,4 @@ class SessionTests(SessionTestCase):
             await self.over(application)
             return watched
 
-        for way in (relayed, talked, refused_upstream, refused):
-            gc.collect()
-            gc.disable()
-            self.addCleanup(gc.enable)
-            watched = await way()
-            self.servers.clear()
-            self.events.clear()
-            await turn()
-            self.assertEqual([each() for each in watched if each() is not None], [], way.__name__)
-            gc.enable()
+        await self.freed(relayed, reset, talked, refused_upstream, refused)

@@ -14,6 +14,7 @@ from tests.relay.sessions import GRANT, REQUEST, SessionTestCase
 from tproxy.model import Bearer, Offered, Password, Reason, Refusal, RefusedError, Resolution, Secret, Trust
 from tproxy.net.endpoints import Connector
 from tproxy.protocols.imap4 import imap4
+from tproxy.relay.attempts import PACE_SECONDS
 from tproxy.relay.tally import Tally
 from tproxy.relay.upstream import ClientHalf
 from tproxy.relay.walk import Walk
@@ -164,6 +165,19 @@ class Turns(SessionTestCase):
         for outcome in (*refusals, *(await self.ended(6))[4:]):
             assert isinstance(outcome, Refusal)
             self.assertEqual(outcome.reason, Reason.LOGIN_REFUSED)
+
+    async def test_resting(self) -> None:
+        """Where the changed password may not be tried now, the one that was refused is not tried any sooner."""
+        old, self.resolution = self.resolution, self.changed
+        (server,) = await self.begin(1, 1)
+        server.transport.abortConnection()
+        await self.ended(1)
+        self.resolution = old
+        (server,) = await self.begin(1, 1)
+        await self.answers(server, NO, "pass")
+        await self.ended(2)
+        self.clock.advance(PACE_SECONDS)
+        await self.begin(1, 0)
 
     async def test_waiting(self) -> None:
         """Who waits for a login that ends with a changed password does not get the refusal of the old one."""

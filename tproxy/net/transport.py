@@ -66,6 +66,7 @@ class Transport:
         "__weakref__",
         "_closed",
         "_connection",
+        "_handshake",
         "_hear",
         "_offset",
         "_pending",
@@ -93,6 +94,7 @@ class Transport:
         self._protocol: IProtocol | None = None
         self._hear: Callable[[memoryview], None] = _ignore
         self._room = HEARD_AT_ONCE
+        self._handshake: Deferred[SSL.Connection] | None = None
         self.received = self.sent = 0
         self._speak(connection)
 
@@ -152,7 +154,7 @@ class Transport:
             if not size:
                 return
         except BROKEN as error:
-            end = error
+            end = error.with_traceback(None)  # or it would hold this frame, which holds it
         if size:
             self.received += size
             self._hear(BUFFER[:size])
@@ -275,19 +277,22 @@ class Transport:
         """Begin TLS, as a client, on a connection that was plain so far.
 
         Fires once the certificate is verified; fails with `RefusedError` (stage TLS), the
-        connection then is closed.
+        connection then is closed, or with `CancelledError` where it is closed meanwhile.
         """
         self.pauseProducing()
 
         def secured(connection: SSL.Connection) -> None:
+            self._handshake = None
             self._speak(connection)
             self.resumeProducing()
 
         def refused(failure: Failure) -> Failure:
+            self._handshake = None
             self.abortConnection()
             return failure
 
-        return Handshaking(self._reactor, self._socket, tls).done.addCallbacks(secured, refused)
+        self._handshake = Handshaking(self._reactor, self._socket, tls).done
+        return self._handshake.addCallbacks(secured, refused)
 
     # endings
 
@@ -347,6 +352,8 @@ class Transport:
         self._reading = False
         self._reactor.removeReader(self)
         self._reactor.removeWriter(self)
+        if self._handshake is not None:  # it watches the socket, whose number is soon another one's
+            self._handshake.cancel()
         self._pending.clear()
         self._producer = None
         self._hear = _ignore

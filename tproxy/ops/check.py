@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from socket import socket
 from typing import cast
@@ -12,7 +11,6 @@ from attrs import frozen
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from tproxy.interfaces import ICommentary, IDestinationStore, IProtocolPlugin
@@ -38,14 +36,13 @@ from tproxy.net.endpoints import Connector
 from tproxy.net.trust import ClientTLS, Peer, TrustStore
 from tproxy.operator.manifests import Rejected, Resource
 from tproxy.ops.logs import escaped
-from tproxy.relay.upstream import ClientHalf
+from tproxy.relay.upstream import ClientHalf, Only, login_by
 from tproxy.session import (
     Effect,
     Ended,
     Event,
     Expired,
     LoggedIn,
-    Login,
     Machine,
     Refuse,
     Send,
@@ -258,22 +255,14 @@ class Checker:
         plugin = self.plugins[route.protocol]
         trust = cast(TrustStore, _WitnessedTrust(self.connector.trust, walk))
         connector = Connector(self.connector.reactor, self.connector.resolver, trust)
-        login = Login(
-            credential=credential,
-            host=route.host,
-            port=route.port,
-            encrypted=plugin.encrypted,
-            plaintext_allowed=route.host in self.plaintext_hosts,
-            tag=secrets.token_hex(4),
-            nonce=secrets.token_urlsafe(18),
-        )
+        login = login_by(plugin, route, credential, self.plaintext_hosts)
         watch = Watch(walk, ICommentary(plugin, None))
         client = ClientHalf(
             watched(plugin.log_in(login), watch),
             lambda transport: connector.start_tls(transport, route.trust, route.host, route.port),
         )
         endpoint = connector.endpoint(route.host, route.port, route.trust if plugin.encrypted else None)
-        await endpoint.connect(Factory.forProtocol(lambda: client))
+        await endpoint.connect(Only(client))
         walk.connected(client.transport.getPeer().host)
         walk.reach(client.dialogue.state.stage)
         deadline = self.clock.callLater(LOGIN_SECONDS, client.expire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -49,13 +50,19 @@ def change_on_signals(level: Level, soon: Callable[[Callable[[str], None], str],
 def tell(pid: int, wanted: str) -> str:
     """Send a running tproxy the signal; what keeps that from being done, and what to do, or nothing.
 
-    No other process is told: most of them would die of it.
+    No other process is told, nor one that only begins: they would die of it.
     """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"tproxy" not in words:
+        if b"tproxy" not in words or not _expects(pid, SIGNALS[wanted]):
             return f"process {pid} is no running tproxy: name the one that is with --pid"
         os.kill(pid, SIGNALS[wanted])
     except OSError as error:
         return f"process {pid} cannot be told ({os.strerror(error.errno or 0)}): name a running tproxy with --pid"
     return ""
+
+
+def _expects(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; it has where the system does not tell."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is None or bool(int(caught[1], 16) >> number - 1 & 1)

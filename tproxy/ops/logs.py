@@ -67,12 +67,16 @@ def escaped(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def plain(text: str) -> str:
+    """The text on one line, cut where it is too long for one."""
+    return escaped(text if len(text) <= LONGEST else text[:LONGEST] + WITHHELD)
+
+
 def value_of(value: object) -> Value | None:
     """What may be written of a field's value, or None: of most types nothing is known, so nothing is said."""
     match value:
         case str() | PurePath() | ListenerKey() | Secret():
-            text = str(value)
-            return escaped(text if len(text) <= LONGEST else text[:LONGEST] + WITHHELD)
+            return plain(str(value))
         case bool() | int():
             return value
         case float():

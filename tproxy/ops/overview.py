@@ -51,7 +51,10 @@ class Facts:
 
 @frozen
 class Query:
-    """Which listeners somebody wants to see: those whose names hold `words`, in this state, from the `start`-th on."""
+    """Which listeners somebody wants to see: from the `start`-th on of those in this state that `words` is found in.
+
+    Looked at are the names of listener, Service and destination, and the reason.
+    """
 
     words: str = ""
     state: str = ""

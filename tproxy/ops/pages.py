@@ -106,8 +106,13 @@ class _Bounded(WrappingFactory[ProtocolWrapper]):
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper:
         if len(self.protocols) >= CONNECTIONS:
-            next(iter(self.protocols)).transport.abortConnection()
+            oldest = next(iter(self.protocols))
+            self.unregisterProtocol(oldest)  # it is gone in the next turn only, and more may come in this one
+            oldest.transport.abortConnection()
         return WrappingFactory.buildProtocol(self, addr)
+
+    def unregisterProtocol(self, p: ProtocolWrapper) -> None:
+        self.protocols.pop(p, None)
 
 
 class HTTPPort(Service):

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.template import Tag, flatten, tags
 
-from tproxy.ops.logs import LONGEST, WITHHELD, escaped
+from tproxy.ops.logs import plain
 from tproxy.ops.overview import ROWS, STATES, WORDS, Facts, Overview, Query, Row, asked, overview, spelled
 from tproxy.relay.refusals import Refused
 
@@ -178,7 +178,7 @@ def document(shown: Overview, pause: Pause) -> Tag:
                 tags.h1("tproxy ", _badge(*_health(shown))),
                 tags.p(
                     "Version ",
-                    _plain(shown.facts.version),
+                    plain(shown.facts.version),
                     ", as this process sees it at ",
                     _moment(shown.facts.now),
                     ".",
@@ -221,7 +221,7 @@ def _summary(shown: Overview) -> Tags:
         last = tags.a(f"{_ago(facts.refusals[0], facts)} ago", href="#refusals")
         yield _fact("Last refusal", last)
     changed = facts.level != facts.configured
-    yield _fact("Log level", _plain(facts.level), f"configured: {facts.configured}" if changed else "")
+    yield _fact("Log level", plain(facts.level), f"configured: {facts.configured}" if changed else "")
 
 
 def _fact(name: str, value: str | Tag, more: str = "") -> Tag:
@@ -303,15 +303,15 @@ def _row(row: Row) -> Tag:
     address = f"[{status.address}]" if ":" in status.address else status.address
     state: list[Tag | str] = [_badge("good", "available") if status.available else _badge("bad", "unavailable")]
     if not status.available:
-        state += [" ", tags.span(_plain(status.reason), class_="quiet")]
+        state += [" ", tags.span(plain(status.reason), class_="quiet")]
     if status.message:
-        state.append(tags.p(_plain(status.message)))
+        state.append(tags.p(plain(status.message)))
     return _line(
         _LISTENER_COLUMNS,
-        _plain(str(key)),
-        _plain(row.destination),
-        _plain(key.tenant),
-        _plain(f"{address}:{status.port}") if status.port else "",
+        plain(str(key)),
+        plain(row.destination),
+        plain(key.tenant),
+        plain(f"{address}:{status.port}") if status.port else "",
         str(row.here or ""),
         "" if row.open is None else f"{row.open:,}",
         "" if row.total is None else f"{row.total:,}",
@@ -333,12 +333,12 @@ def _refusals(shown: Overview) -> Tags:
 
 def _refused(each: Refused, facts: Facts) -> Tag:
     refusal, key = each.refusal, each.binding.key
-    said = [tags.p(_plain(refusal.message))]
+    said = [tags.p(plain(refusal.message))]
     if refusal.remedy:
-        said.append(tags.p(tags.strong("What to do: "), _plain(refusal.remedy)))
+        said.append(tags.p(tags.strong("What to do: "), plain(refusal.remedy)))
     return _line(
         _REFUSAL_COLUMNS,
-        _plain(str(key) if each.binding.claimed else f"a spare, {key.name}"),
+        plain(str(key) if each.binding.claimed else f"a spare, {key.name}"),
         [_moment(facts.now + each.at - facts.seconds), tags.p(f"{_ago(each, facts)} ago", class_="quiet")],
         refusal.stage.value,
         refusal.reason.value,
@@ -375,8 +375,3 @@ def _line(columns: Columns, head: str, *contents: Any) -> Tag:
 def _moment(seconds: float) -> Tag:
     moment = datetime.fromtimestamp(seconds, UTC)
     return tags.time(f"{moment:%Y-%m-%d %H:%M:%S} UTC", datetime=f"{moment:%Y-%m-%dT%H:%M:%SZ}")
-
-
-def _plain(text: str) -> str:
-    """The text without what a screen would act upon, or not show."""
-    return escaped(text if len(text) <= LONGEST else text[:LONGEST] + WITHHELD)

@@ -112,12 +112,16 @@ class Attempt:
         now = self._attempts._clock.seconds()
         if refusal.reason is Reason.LOGIN_REFUSED:
             rest = min(FIRST_REST_SECONDS * 2.0**self._failures, LONGEST_REST_SECONDS)
-            state = _Resting(now + rest, refusal, self._failures + 1)
-        else:
-            state = _Resting(now + PACE_SECONDS, refusal, self._failures)
-        self._attempts._set(self._key, state)
+            self._attempts._set(self._key, _Resting(now + rest, refusal, self._failures + 1))
+        elif self._stands:
+            self._attempts._set(self._key, _Resting(now + PACE_SECONDS, refusal, self._failures))
 
     def abandoned(self) -> None:
         """The application left before the outcome: the next one may try."""
-        if isinstance(self._state, _Trying) and self._attempts._states.get(self._key) is self._state:
+        if isinstance(self._state, _Trying) and self._stands:
             self._attempts._set(self._key, _Untried(self._failures))
+
+    @property
+    def _stands(self) -> bool:
+        """Whether nothing else is known meanwhile."""
+        return self._attempts._states.get(self._key, self._state) is self._state

@@ -16,7 +16,7 @@ SILENCE_SECONDS = 10.0
 """How long the mail server may be silent after the application has sent its FIN."""
 
 DELIVERY_SECONDS = 4.0
-"""How long an application may take for what is left when its session is ended from here."""
+"""How long either side may take for what is left when the session is ended from here."""
 
 
 class Pipe:
@@ -56,24 +56,20 @@ class Pipe:
         self._downstream.write(data)
 
     def end(self) -> None:
-        """End the session from here: at once, but for what the application is still to be given."""
-        self._limit(DELIVERY_SECONDS, self._downstream.abortConnection)
+        """End the session from here: at once, but for what each side is still to be given."""
+        self._limit(DELIVERY_SECONDS, self._abort)
         self._upstream.loseConnection()
         self._downstream.loseConnection()
 
+    def _abort(self) -> None:
+        for each in (self._downstream, self._upstream):
+            each.abortConnection()
+
     def upstream_lost(self, reason: Failure) -> None:
-        if reason.check(ConnectionDone):
-            self._downstream.loseConnection()
-        else:
-            self._downstream.abortConnection()
-        self._lost()
+        self._lost(self._downstream, reason)
 
     def downstream_lost(self, reason: Failure) -> None:
-        if reason.check(ConnectionDone):
-            self._upstream.loseConnection()
-        else:
-            self._upstream.abortConnection()
-        self._lost()
+        self._lost(self._upstream, reason)
 
     def _silent(self) -> None:
         if self._downstream.undelivered:  # it is the application that is slow
@@ -90,7 +86,11 @@ class Pipe:
             self._timeout.cancel()
         self._timeout = None
 
-    def _lost(self) -> None:
+    def _lost(self, other: Transport, reason: Failure) -> None:
+        if reason.check(ConnectionDone):
+            other.loseConnection()
+        else:
+            other.abortConnection()
         self._open -= 1
         if self._open == 0:
             self._unlimit()

@@ -83,8 +83,8 @@ class _ServerHalf(Protocol):
 class Session:
     """A connection of an application on its way through resolve, connect, login, dialogue and relay.
 
-    With a `refusal` it gets no further than that; `ended` is called when the connection is gone. An
-    application that brings the credential is greeted first, and its login may be tried several times.
+    Where there is a `refusal` the application is told that, and no more; `ended` is called when the connection is
+    gone. An application that brings the credential is greeted first, and its login may be tried several times.
     """
 
     __slots__ = (
@@ -213,9 +213,9 @@ class Session:
         self._walking = None
         match failure.value:
             case CancelledError():
-                pass
-            case RefusedError(refusal=refusal):
                 failure.cleanFailure()  # its traceback holds this session, and itself
+            case RefusedError(refusal=refusal):
+                failure.cleanFailure()
                 self.refuse(refusal)
             case error:
                 log.failure("{event}", failure, event="session.failed", **self._fields)
@@ -287,8 +287,7 @@ class Session:
     # the mail server's side, during the dialogue
 
     def _upstream_heard(self, data: bytes) -> None:
-        if self._pipe is None:
-            self._serve(self._server.receive_upstream(data))
+        self._serve(self._server.receive_upstream(data))
 
     def _upstream_gone(self) -> None:
         self._serve(self._server.tell(Upstream(Ended())))

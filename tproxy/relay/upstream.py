@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tproxy.interfaces import IProtocolPlugin
 from tproxy.lines import Dialogue
-from tproxy.model import RefusedError
+from tproxy.model import Credential, RefusedError, Route
 from tproxy.net.transport import Transport
-from tproxy.session import Effect, Ended, Expired, HandOver, LoggedIn, Machine, Refuse, Send, StartTLS, TLSEstablished
+from tproxy.session import (
+    Effect,
+    Ended,
+    Expired,
+    HandOver,
+    LoggedIn,
+    Login,
+    Machine,
+    Refuse,
+    Send,
+    StartTLS,
+    TLSEstablished,
+)
 
 Outcome = LoggedIn | HandOver
 
@@ -34,6 +48,19 @@ class Only:
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return self.protocol
+
+
+def login_by(plugin: IProtocolPlugin, route: Route, credential: Credential, plaintext_hosts: frozenset[str]) -> Login:
+    """What a client half needs for one login; `plaintext_hosts` may be sent credentials without TLS."""
+    return Login(
+        credential=credential,
+        host=route.host,
+        port=route.port,
+        encrypted=plugin.encrypted,
+        plaintext_allowed=route.host in plaintext_hosts,
+        tag=secrets.token_hex(4),
+        nonce=secrets.token_urlsafe(18),
+    )
 
 
 class ClientHalf(Protocol):
@@ -85,7 +112,7 @@ class ClientHalf(Protocol):
                     self.transport.write(octets)
                 case StartTLS():
                     self.gone = lambda: None  # the handshake itself tells why it failed
-                    self._start_tls(self.transport).addCallbacks(self._secured, self._fail)
+                    self._start_tls(self.transport).addCallbacks(self._secured, self._not_secured)
                 case LoggedIn() | HandOver():
                     self.outcome.callback(effect)
                 case Refuse(refusal):
@@ -94,6 +121,10 @@ class ClientHalf(Protocol):
     def _secured(self, _: None) -> None:
         self.gone = self._ended
         self._run(self.dialogue.tell(TLSEstablished()))
+
+    def _not_secured(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):  # it was closed from here
+            self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         self.abandon()

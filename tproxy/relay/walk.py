@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Hashable, Mapping
 
 from attrs import Factory, frozen
@@ -26,8 +25,8 @@ from tproxy.relay.attempts import Attempt, Attempts
 from tproxy.relay.refusals import Refusals
 from tproxy.relay.room import Room
 from tproxy.relay.tally import Tallies, Tally
-from tproxy.relay.upstream import ClientHalf, Only, Outcome
-from tproxy.session import HandOver, Login
+from tproxy.relay.upstream import ClientHalf, Only, Outcome, login_by
+from tproxy.session import HandOver
 
 
 @frozen
@@ -74,6 +73,7 @@ class Walk:
             except RefusedError as error:
                 if error.refusal.reason is not Reason.LOGIN_REFUSED or not resolution.cached:
                     raise
+                self.stage = Stage.RESOLVE
                 fresh = await self._services.store.renew(self._request, resolution.credential, offered)
                 if fresh is None:
                     raise
@@ -108,10 +108,10 @@ class Walk:
         self.stage = Stage.RESOLVE
         resolution = await self._services.store.resolve(self._request, offered)
         self._tally.resolved[resolution.cached] += 1
-        self.stage = Stage.LOGIN
         return resolution
 
     async def _turn(self, resolution: Resolution, offered: Offered | None) -> Attempt:
+        self.stage = Stage.LOGIN
         key = (self._request, resolution.destination.login, _digest(offered))
         return await self._services.attempts.turn(key)
 
@@ -126,15 +126,7 @@ class Walk:
             case _:
                 raise RefusedError(_changed(offered))
         plugin, connector = services.plugins[route.protocol], services.connector
-        login = Login(
-            credential=resolution.credential,
-            host=route.host,
-            port=route.port,
-            encrypted=plugin.encrypted,
-            plaintext_allowed=route.host in services.plaintext_hosts,
-            tag=secrets.token_hex(4),
-            nonce=secrets.token_urlsafe(18),
-        )
+        login = login_by(plugin, route, resolution.credential, services.plaintext_hosts)
         client = ClientHalf(
             plugin.log_in(login),
             lambda transport: connector.start_tls(transport, route.trust, route.host, route.port, scope=scope),
