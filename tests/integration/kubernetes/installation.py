@@ -130,12 +130,16 @@ class Installation:
 
     async def begin(self, name: str, program: str = TWISTD) -> Replica:
         """Start a replica, and wait for nothing that it needs the API server for."""
+        return await self.run(await self.place(name), program)
+
+    async def place(self, name: str) -> Pod:
+        """A pod for a replica."""
         metadata = {**self.template["metadata"], "namespace": HOME, "name": name}
         await self.cluster.create({**self.template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata})
         pod = await self.cluster.place(HOME, name)
         self.test.addCleanup(pod.end)
         await pod.ready(False)
-        return await self.run(pod, program)
+        return pod
 
     async def run(self, pod: Pod, program: str = TWISTD) -> Replica:
         """Start the process of a replica, for the first time or again."""

@@ -35,6 +35,13 @@ for line in sys.stdin:
             said = True
 """
 
+LISTEN = """
+import signal, socket, sys
+listening = socket.create_server(("", int(sys.argv[1])))
+print("listening", flush=True)
+signal.pause()
+"""
+
 
 class OperatorTests(Installed):
     """One installation, replicas in pods, workloads in others."""
@@ -98,6 +105,34 @@ class OperatorTests(Installed):
         await self.gone("shop", "mail-acme")
         globex.transport.write(b"2 NOOP\r\n")
         await globex.output.until(rb"2 OK done")
+
+    async def test_port_taken(self):
+        """A port that one replica cannot open leaves that one out there alone, and an Event about its Pod says so."""
+        await self.cluster.namespace(self, "shop")
+        self.installation.document("mail")
+        first = await self.installation.start("tproxy-1")
+        await self.apply(resource("shop", "mail"))
+        await self.available("shop", "mail")
+        (taken,) = await self.records("shop", "mail")
+        pod = await self.installation.place("tproxy-2")
+        program = start(self, pod.command(sys.executable, "-c", LISTEN, str(taken)), self.cluster.folder)
+        await program.output.until(rb"listening")
+        second = await self.installation.run(pod)
+        await pod.ready()
+
+        async def reported() -> str:
+            where = ("-n", HOME, "--field-selector=involvedObject.name=tproxy-2")
+            return await self.cluster.kubectl("get", "events", *where, "-o", "jsonpath={.items[*].message}")
+
+        message = await self.installation.until(reported)
+        self.assertIn(f"port {taken} of 0.0.0.0 is in use by another process", message)
+        (spare, *_) = await self.records("", "")
+        await self.announced(spare, first, second)
+        await self.announced(taken, first)
+        client = await self.client("shop")
+        await self.until_served(client, "mail")
+        await program.end()
+        await self.announced(taken, first, second)
 
     async def test_foreign(self):
         """A Service of somebody else is left as it is; the resource is told, and served once that is gone."""
