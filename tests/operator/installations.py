@@ -248,7 +248,7 @@ class World:
         observed = self.observed(self.replicas[0])
         self.memory.see(observed)
         steps = lead(observed, self.bounds, self.memory)
-        assert steps == lead(observed, self.bounds, Memory())
+        assert steps == lead(observed, self.bounds, fresh(observed))
         return steps
 
     def serve(self, process: Process) -> tuple[Steps, ...]:
@@ -256,7 +256,7 @@ class World:
         observed = self.observed(process)
         process.memory.see(observed)
         steps = serve(observed, process.memory)
-        assert steps == serve(observed, Memory())
+        assert steps == serve(observed, fresh(observed))
         return steps
 
     def pending(self) -> list[Steps]:
@@ -353,6 +353,13 @@ class World:
                 binding: Binding = listening.pop(whose).binding
                 if binding.claimed:
                     process.revoked.append((str(whose), reason))
+
+
+def fresh(observed: Observed) -> Memory:
+    """A memory that knows of nothing before."""
+    memory = Memory()
+    memory.see(observed)
+    return memory
 
 
 def _preconditions(read: Any) -> dict[str, str]:

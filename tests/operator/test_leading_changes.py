@@ -229,7 +229,7 @@ class Replicas(SynchronousTestCase):
 
     def test_only_so_many(self):
         """One plan changes a bounded number of slices, and those that rest after a failure don't hold up others."""
-        self.patch(upkeep, "SLICES", 1)
+        self.patch(upkeep, "ENOUGH", 1)
         self.world.replicas.remove(self.second)
         (first,) = self.slices()
         self.world.failures[first.subjects[0]] = Refusal(Stage.RESOLVE, Reason.SERVICE_REFUSED, "no")

@@ -40,22 +40,23 @@ T = TypeVar("T")
 class _Reading(Generic[T]):
     """What is read from objects: once from each version of them, though it is asked for again and again."""
 
-    def __init__(self, read: Callable[[Object], T]) -> None:
+    def __init__(self, read: Callable[[Object, T | None], T]) -> None:
         self._read = read
-        self._known: dict[Key, tuple[Object, T]] = {}
+        self._objects: Mapping[Key, Object] = {}
+        self._known: dict[Key, T] = {}
 
     def of(self, objects: Mapping[Key, Object]) -> Mapping[Key, T]:
         """What the objects say as they are now."""
-        self._known = {each: self._entry(each, thing) for each, thing in objects.items()}
-        return {each: read for each, (_, read) in self._known.items()}
-
-    def _entry(self, each: Key, thing: Object) -> tuple[Object, T]:
-        known = self._known.get(each)
-        if known is None or (
-            known[0] is not thing and (uid(known[0]), version(known[0])) != (uid(thing), version(thing))
-        ):
-            return thing, self._read(thing)
-        return known
+        before, self._objects = self._objects, objects
+        for each, thing in objects.items():
+            known = before.get(each)
+            if known is thing:
+                continue
+            if known is None or (uid(known), version(known)) != (uid(thing), version(thing)):
+                self._known[each] = self._read(thing, self._known.get(each))
+        for each in before.keys() - objects.keys():
+            del self._known[each]
+        return self._known
 
 
 class _Derived(Generic[T]):
@@ -110,7 +111,7 @@ class Following(MultiService):
         self._config, self._installation = config, installation
         self._client, self._clock, self._changed = client, clock, changed
         self._reading = _Reading(self._resource)
-        self._reading_ports = _Reading(objects.read_port)
+        self._reading_ports = _Reading(lambda thing, _: objects.read_port(thing))
         self.everywhere = config.managed_namespaces_mode == "all"
         namespace = installation.namespace
         ours = f"{MANAGED_BY}={US},{INSTALLATION}={namespace}"
@@ -184,9 +185,12 @@ class Following(MultiService):
             {name: read.status for name, read in found.items() if read.status is not None},
         )
 
-    def _resource(self, thing: Object) -> _Read:
+    def _resource(self, thing: Object, before: _Read | None) -> _Read:
         identity = objects.Identity(uid(thing), thing["metadata"].get("creationTimestamp", ""), thing)
-        return _Read(self.judged(thing), identity, read_status(thing))
+        resource = self.judged(thing)
+        if before is not None and before.resource == resource:  # one object is compared sooner than two equal ones
+            resource = before.resource
+        return _Read(resource, identity, read_status(thing))
 
     def judged(self, thing: Object) -> Resource | Rejected | None:
         """What a resource asks for; None where that cannot even be answered."""

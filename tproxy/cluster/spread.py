@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 
 from attrs import evolve
 from twisted.application.service import Service
@@ -24,7 +23,7 @@ class Spread(Service):
     def __init__(self, client: Client, query: Query, clock: IReactorTime, changed: Callable[[], None]) -> None:
         self._client, self._query, self._clock, self._changed = client, query, clock, changed
         self._parts: dict[str, Reflector] = {}
-        self._objects: Mapping[Key, Object] | None = None
+        self._objects: dict[Key, Object] | None = None
 
     def startService(self) -> None:
         Service.startService(self)
@@ -59,7 +58,9 @@ class Spread(Service):
     def objects(self) -> Mapping[Key, Object]:
         """What is known of all of them, now: the same mapping for as long as nothing changes."""
         if self._objects is None:
-            self._objects = dict(chain.from_iterable(part.store.objects.items() for part in self._parts.values()))
+            self._objects = {}
+            for part in self._parts.values():
+                self._objects |= part.store.now
         return self._objects
 
     @property

@@ -76,7 +76,8 @@ class Claims:
 
     def _claimed(self) -> Mapping[Name, list[ListenerKey]]:
         """Who claims each name, now that it is known who is at rest."""
-        self.ports = {number: port for number, port in self._there.ports.items() if number not in self._memory.ports}
+        there = self._there.ports
+        self.ports = {number: there[number] for number in sorted(there.keys() - self._memory.ports.keys())}
         self.held = self._there.holding(self.ports.values())
         claimed: dict[Name, list[ListenerKey]] = defaultdict(list)
         for name in self.pending:

@@ -29,7 +29,7 @@ from tproxy.operator.plan import Known, Observed
 from tproxy.operator.ports import USUAL_PORT, Bounds, Ports
 from tproxy.operator.statuses import status_document
 from tproxy.operator.steps import Change, Create, Released, Step, Steps, Tell, record, reference
-from tproxy.operator.upkeep import Upkeep, changed, scopes, slices_of
+from tproxy.operator.upkeep import ENOUGH, Upkeep, changed, scopes, slices_of
 
 PATIENCE_SECONDS = 10.0
 """How long nothing is told of a port that was claimed and is not served yet."""
@@ -47,20 +47,22 @@ def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...
     ports = Ports(observed, there, bounds, claims.ports, memory, scopes(there, claims, memory))
     leading = _Leading(observed, there, claims, ports, memory)
     for name in sorted(claims.pending):
-        leading.resource(name, claims.resources[name])
+        if leading.planned < ENOUGH:
+            leading.resource(name, claims.resources[name])
     upkeep = Upkeep(observed, there, claims, ports, memory)
     urgent = [*leading.claims, *upkeep.policies(), *leading.changes, *leading.told]
     return (*urgent, *upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *ports.spares())
 
 
 class _Leading:
-    """What each resource needs, and how it fares."""
+    """What each resource needs, and how it fares; `planned` are the steps that can be taken now."""
 
     def __init__(self, observed: Observed, there: Objects, claims: Claims, ports: Ports, memory: Memory) -> None:
         self._observed, self._there, self._claims = observed, there, claims
         self._ports, self._memory = ports, memory
         self._home = there.installation
         self._unsettled = False
+        self.planned = 0
         self.claims: list[Steps] = []
         self.changes: list[Steps] = []
         self.told: list[Steps] = []
@@ -86,6 +88,10 @@ class _Leading:
         own = (each for each in names if each in self._there.names and objects.owner(self._there.names[each]) == uid)
         ports = {port.port: port.service_port for port in held}
         self._memory.rest(name, Rest(resource.scope, ports, tuple(names), frozenset(own)))
+
+    def _plan(self, among: list[Steps], steps: Steps) -> None:
+        among.append(steps)
+        self.planned += self._observed.free(steps.subjects)
 
     def _tried(self, key: ListenerKey, refusal: Refusal, port: Port | None = None) -> ListenerStatus:
         """A listener that does not serve for a reason that may be gone any time."""
@@ -134,7 +140,7 @@ class _Leading:
             step = Change(Sort.SERVICE, found.thing, {"metadata": {"annotations": note}})
         else:
             step = Create(Sort.SERVICE, desired.port_service(self._home, found, wanted.port or usual, note))
-        self.claims.append(Steps((key, record(self._home.namespace, found)), (*looks, step)))
+        self._plan(self.claims, Steps((key, record(self._home.namespace, found)), (*looks, step)))
         return None
 
     def _announced(self, wanted: Wanted, port: Port, asked: int) -> bool:
@@ -146,7 +152,7 @@ class _Leading:
                 "spec": {"ports": desired.port_spec(port.port, asked)["ports"]},
             }
             where = record(self._home.namespace, port)
-            self.changes.append(Steps((where,), (Change(Sort.SERVICE, port.thing, change),)))
+            self._plan(self.changes, Steps((where,), (Change(Sort.SERVICE, port.thing, change),)))
             return False
         policy = self._there.policies.get(name := objects.policy_name(key.namespace, wanted.scope))
         opened = policy is not None and port.port in self._memory.opened(name, policy)
@@ -160,7 +166,7 @@ class _Leading:
         if there is not None and objects.owner(there) != uid:
             return False
         step = Create(Sort.SERVICE, manifest) if there is None else changed(Sort.SERVICE, there, manifest)
-        self.changes.append(Steps((reference(Sort.SERVICE, key.namespace, key.service),), (step,)))
+        self._plan(self.changes, Steps((reference(Sort.SERVICE, key.namespace, key.service),), (step,)))
         return False
 
     def _failure(self, wanted: Wanted, port: Port) -> Refusal | None:
@@ -198,7 +204,7 @@ class _Leading:
         if says(_timeless(read.get("status") or {}), _timeless(document)):
             return False
         before = self._observed.cluster.statuses.get(name)
-        self.told.append(Steps((reference(Sort.DESTINATION, *name),), (Tell(name, read, status, before),)))
+        self._plan(self.told, Steps((reference(Sort.DESTINATION, *name),), (Tell(name, read, status, before),)))
         return True
 
 

@@ -15,7 +15,7 @@ from tproxy.model import DestinationRequest
 from tproxy.operator import objects
 from tproxy.operator.manifests import Name, Resource
 from tproxy.operator.objects import Objects, Port, Thing
-from tproxy.operator.plan import Observed
+from tproxy.operator.plan import Listening, Observed
 
 K = TypeVar("K")
 
@@ -35,12 +35,14 @@ class Rest:
 class Memory:
     """What is at rest: `resources`, ports that are `served` here, ports whose `slices` are right, and `policies`.
 
-    `ports`, `claims`, `names` and `scopes` are those of the resources at rest, together.
+    `ports`, `claims`, `names` and `scopes` are those of the resources at rest, together. `open` are the ports that are
+    open here.
     """
 
     def __init__(self) -> None:
         self._before: Observed | None = None
         self._opened: dict[str, tuple[Thing, frozenset[int]]] = {}
+        self.open: dict[int, Listening] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -89,6 +91,8 @@ class Memory:
         """Another plan begins: what depends on something that has changed is no longer at rest."""
         before, self._before = self._before, observed
         then, now = before.cluster.objects if before else None, observed.cluster.objects
+        if before is None or before.listening is not observed.listening:
+            self.open = {there.port: there for there in observed.listening.values()}
         if before is None or then is None or now is None or then.unseen != now.unseen:
             self._forget()
             return
@@ -108,10 +112,10 @@ class Memory:
         for resource in resources:
             self.wake(resource)
         self.served -= ports
-        if resources:
-            self.served.difference_update(
-                number for number, port in now.ports.items() if not resources.isdisjoint(_holder(port))
-            )
+        names = {name for _, name in resources}
+        self.served.difference_update(
+            number for number, port in now.ports.items() if port.key and port.key.name in names
+        )
 
     def _reopened(self, then: Objects, now: Objects) -> Iterator[int]:
         """The ports that a policy has opened or closed."""

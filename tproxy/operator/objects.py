@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -156,13 +156,8 @@ class Objects:
     leading: bool = False
     now: float = 0.0
 
-    @cached_property
-    def held(self) -> Mapping[ListenerKey, Port]:
-        """The one port of each key, while its resource is the one that it was claimed for."""
-        return self.holding(self.ports.values())
-
     def holding(self, ports: Iterable[Port]) -> Mapping[ListenerKey, Port]:
-        """The same, among these ports.
+        """The one port of each key among these, while its resource is the one that it was claimed for.
 
         Where two leaders claimed one each, it is the one that the name leads to, else the lower one.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from operator import is_
 from typing import Any
 
 from twisted.application.service import Service
@@ -18,7 +19,7 @@ from tproxy.interfaces import IDestinationStore, IInstallation
 from tproxy.listeners import Listeners
 from tproxy.model import Reason, Refusal, RefusedError, Stage, spare
 from tproxy.operator.leading import lead
-from tproxy.operator.manifests import Resource
+from tproxy.operator.manifests import Rejected, Resource
 from tproxy.operator.memory import Memory
 from tproxy.operator.plan import Close, Observed, Open, Rebind
 from tproxy.operator.ports import Bounds
@@ -77,7 +78,7 @@ class Operator(Service):
         for call in self._calls:
             call.clock = clock
         self._next: IDelayedCall | None = None
-        self._after = 0.0
+        self._after = self._since = self._load = 0.0
         self._busy: set[Hashable] = set()
         self._holds: set[IDelayedCall] = set()
         self._running: set[Deferred[Any]] = set()
@@ -87,6 +88,7 @@ class Operator(Service):
         self._refusals: dict[Hashable, Refusal] = {}
         self._foreign: set[int] = set()
         self._memory = Memory()
+        self._resources: tuple[Resource | Rejected, ...] = ()
         self.passes = self.failures = 0
         self.seconds = 0.0
         self._caught_up = False
@@ -139,7 +141,7 @@ class Operator(Service):
             await deferLater(self._clock, LOOK_SECONDS)
 
     def poke(self) -> None:
-        """Something may have changed: there will be a pass, after a rest as long as the last one took."""
+        """Something may have changed: there will be a pass, after a rest."""
         if self.running and self._next is None:
             self._next = self._clock.callLater(max(0.0, self._after - self._clock.seconds()), self._pass)
 
@@ -155,8 +157,7 @@ class Operator(Service):
         snapshot = self._cluster.observe()
         if snapshot is None:
             return
-        bindings = [binding for each in snapshot.resources if isinstance(each, Resource) for binding in each.bindings]
-        self._descriptions.want({binding.request for binding in bindings})
+        self._describe(snapshot.resources)
         resting = {subject: refusal for subject, refusal in self._refusals.items() if subject in self._pauses}
         observed = Observed(
             snapshot,
@@ -164,7 +165,8 @@ class Operator(Service):
             self._listeners.listening,
             resting,
             frozenset(self._foreign.union(port for port in map(recorded, [*self._busy, *resting]) if port)),
-            self._listeners.used,
+            self._listeners.used if snapshot.objects and snapshot.objects.leading else {},
+            frozenset(self._busy),
         )
         self._memory.see(observed)
         serving = serve(observed, self._memory)
@@ -180,10 +182,23 @@ class Operator(Service):
         self._refusals = {subject: refusal for subject, refusal in self._refusals.items() if subject in concerned}
         self._write()
         self._caught_up |= self._descriptions.complete and not any(self._free(steps) for steps in serving)
-        took = self._clock.seconds() - began
+        self._ended(began)
+
+    def _describe(self, resources: tuple[Resource | Rejected, ...]) -> None:
+        """Have all destinations described that these resources ask for."""
+        if len(resources) != len(self._resources) or not all(map(is_, resources, self._resources)):
+            bindings = [binding for each in resources if isinstance(each, Resource) for binding in each.bindings]
+            self._descriptions.want({binding.request for binding in bindings})
+            self._resources = resources
+
+    def _ended(self, began: float) -> None:
+        """Rest after a pass: as long as it took, and longer where one has followed the other for some time."""
+        now = self._clock.seconds()
+        took = now - began
         self.passes += 1
         self.seconds += took
-        self._after = self._clock.seconds() + took
+        self._load = self._load * 0.5 ** (now - self._since) + took
+        self._since, self._after = now, now + self._load
 
     def _free(self, steps: Steps) -> bool:
         return not any(subject in self._busy or subject in self._pauses for subject in steps.subjects)

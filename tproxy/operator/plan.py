@@ -7,7 +7,7 @@ wants it, Close and Release. A recorded port is never given to another key, also
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from itertools import chain
 
 from attrs import field, frozen
@@ -100,6 +100,7 @@ class Observed:
     `described` holds what is known of destinations, or why one cannot be served; a request that is not in
     it has not been answered yet. `failures` are listeners, or other things, that rest after an error; `blocked`
     are ports that could not be bound. `used` says of ports when they were last connected to: the greater, the later.
+    `busy` is what steps are under way for.
     """
 
     cluster: Snapshot
@@ -108,6 +109,11 @@ class Observed:
     failures: Mapping[Hashable, Refusal] = field(factory=dict)
     blocked: frozenset[int] = frozenset()
     used: Mapping[int, float] = field(factory=dict)
+    busy: Set[Hashable] = frozenset()
+
+    def free(self, subjects: Iterable[Hashable]) -> bool:
+        """Whether steps for these can be taken now: none of them is busy, or rests."""
+        return not any(subject in self.busy or subject in self.failures for subject in subjects)
 
 
 # What is to be done

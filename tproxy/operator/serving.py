@@ -5,13 +5,14 @@ Each replica decides for itself, whoever leads. Where the API server is away, no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from attrs import evolve
 
 from tproxy.model import Binding, GreetingMode, ListenerKey, Refusal, spare
 from tproxy.operator.fates import GONE, bound
-from tproxy.operator.manifests import Resource
+from tproxy.operator.manifests import Name, Rejected, Resource
 from tproxy.operator.memory import Memory
 from tproxy.operator.objects import CLUSTER_WIDE, REMEMBERED, Objects, Port, mark, policy_name, policy_ports
 from tproxy.operator.plan import Close, Known, Listening, Observed, Open, Rebind
@@ -26,27 +27,30 @@ def serve(observed: Observed, memory: Memory) -> tuple[Steps, ...]:
     objects = observed.cluster.objects
     if objects is None:
         return ()
-    unsure = [port for number, port in objects.ports.items() if number not in memory.served]
-    there = {listening.port: listening for listening in observed.listening.values()}
+    there = memory.open
     steps = {port: _unrecorded(there[port]) for port in there.keys() - objects.ports.keys()}
+    unsure = [objects.ports[number] for number in objects.ports.keys() - memory.served]
     if unsure:
-        serving = _Serving(observed, objects)
+        serving = _Serving(observed, objects, {port.key.name for port in unsure if port.key})
         steps |= {port.port: serving.port(port, there.get(port.port)) for port in unsure}
     memory.served.update(port for port, each in steps.items() if not each)
     return tuple(Steps((port,), tuple(each)) for port, each in sorted(steps.items()) if each)
 
 
 class _Serving:
-    def __init__(self, observed: Observed, objects: Objects) -> None:
+    """What ports need that are those of resources with one of these names, or nobody's."""
+
+    def __init__(self, observed: Observed, objects: Objects, names: set[str]) -> None:
         self._observed, self._objects = observed, objects
-        self._held = objects.held
-        self._bindings: dict[ListenerKey, tuple[Binding, str]] = {}
-        self._kept = {}
-        for resource in observed.cluster.resources:
-            if isinstance(resource, Resource):
-                self._bindings |= {binding.key: (binding, resource.scope) for binding in resource.bindings}
-            else:
-                self._kept[resource.namespace, resource.name] = resource
+        self._held = objects.holding(port for port in objects.ports.values() if port.key and port.key.name in names)
+        self._resources = {(each.namespace, each.name): each for each in observed.cluster.resources}
+        self._bindings: dict[Name, Mapping[ListenerKey, Binding]] = {}
+
+    def _binding(self, resource: Resource, key: ListenerKey) -> Binding | None:
+        name = (resource.namespace, resource.name)
+        if name not in self._bindings:
+            self._bindings[name] = {binding.key: binding for binding in resource.bindings}
+        return self._bindings[name].get(key)
 
     def port(self, port: Port, there: Listening | None) -> list[Step]:
         """What one port needs."""
@@ -60,16 +64,15 @@ class _Serving:
 
     def _claimed(self, port: Port, key: ListenerKey, there: Listening | None) -> list[Step]:
         served = there is not None and there.binding.claimed
-        held, wanted = self._held.get(key), self._bindings.get(key)
-        if held is None or wanted is None:
-            rejected = self._kept.get((key.namespace, key.name)) if held else None
-            kept = rejected is not None and rejected.keeps(key.tenant)
+        held, resource = self._held.get(key), self._resources.get((key.namespace, key.name))
+        binding = self._binding(resource, key) if isinstance(resource, Resource) else None
+        if held is None or binding is None or not isinstance(resource, Resource):
+            kept = held is not None and isinstance(resource, Rejected) and resource.keeps(key.tenant)
             if not served or kept or key.namespace in self._objects.unseen:
                 return []
             return [Unwanted(key, port.uid), *_closed(there, "the resource no longer wants it")]
         if held.port != port.port:
             return _closed(there, "it has another port") if served else []
-        binding, scope = wanted
         known = self._observed.described.get(binding.request)
         elsewhere = self._observed.listening.get(key)
         if known is None or (elsewhere is not None and elsewhere.port != port.port):
@@ -81,7 +84,7 @@ class _Serving:
             protocol, asks = known.protocol, known.asks
         elif there is not None and served:
             protocol, asks = there.binding.protocol, there.binding.greeting is GreetingMode.LOGIN
-        binding = _served(binding, port.uid, scope, protocol, asks)
+        binding = _served(binding, port.uid, resource.scope, protocol, asks)
         if there is None:
             return [Open(binding, self._observed.cluster.address, port.port)]
         if not served:

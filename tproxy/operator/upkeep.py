@@ -29,8 +29,9 @@ from tproxy.operator.steps import (
     reference,
 )
 
-SLICES = 200
-"""So many slices are changed by one plan; those that rest after a failure are not among them."""
+ENOUGH = 200
+"""So many steps of a kind are planned at once, which is more than are taken until there is another plan; those that
+cannot be taken now don't count."""
 
 REST_SECONDS = 600.0
 """How long a released port rests before somebody else may get it."""
@@ -71,10 +72,10 @@ class Upkeep:
     def slices(self) -> Iterator[Steps]:
         """The slices that have to change, in order of use: those that lead nowhere, then where a connection came last.
 
-        There are only so many of them, which is more than are written until the next plan.
+        @return: enough of them for now
         """
-        unsure = [port for number, port in self._there.ports.items() if number not in self._memory.slices]
-        return islice(chain.from_iterable(map(self._slices_of, sorted(unsure, key=self._use))), SLICES)
+        unsure = [self._there.ports[number] for number in self._there.ports.keys() - self._memory.slices]
+        return islice(chain.from_iterable(map(self._slices_of, sorted(unsure, key=self._use))), ENOUGH)
 
     def _use(self, port: Port) -> tuple[bool, bool, float, int]:
         leads = any(map(objects.endpoints, slices_of(self._there, port)))
@@ -87,7 +88,7 @@ class Upkeep:
                 name = manifest["metadata"]["name"]
                 there = self._there.slices.get(name)
                 where = reference(Sort.SLICE, self._home.namespace, name)
-                if where in self._observed.failures:
+                if not self._observed.free((where,)):
                     continue
                 if there is None:
                     yield Steps((where,), (Create(Sort.SLICE, manifest),))

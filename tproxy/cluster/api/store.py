@@ -28,6 +28,11 @@ class Store:
         """All objects by their keys."""
         return MappingProxyType(self._objects)
 
+    @property
+    def now(self) -> dict[Key, Object]:
+        """The same, as it is now."""
+        return self._objects.copy()
+
     def fill(self, listing: Listing) -> None:
         """Take a whole list: what is not in it is gone."""
         before = dict(self._objects)
