@@ -49,10 +49,16 @@ class Child(ProcessProtocol):
 
 
 def start(
-    test, arguments: Sequence[str | Path], folder: Path, *, pty: bool = False, env: Mapping[str, str] | None = None
+    test,
+    arguments: Sequence[str | Path],
+    folder: Path,
+    *,
+    pty: bool = False,
+    env: Mapping[str, str] | None = None,
+    child: Child | None = None,
 ) -> Child:
     """Start a program in `folder`; it is ended with the test."""
-    child = Child()
+    child = child or Child()
     words = [os.fspath(argument) for argument in arguments]
     reactor.spawnProcess(child, words[0], words, env={**os.environ, **(env or {})}, path=os.fspath(folder), usePTY=pty)
     test.addCleanup(child.end)

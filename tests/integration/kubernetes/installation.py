@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +17,10 @@ import yaml
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from tests.integration.children import Child, start
+from tests.integration.children import Child, run, start
 from tests.integration.kubernetes.cluster import Cluster, Pod
 from tests.integration.kubernetes.manifests import HOME, K8S, Manifests, built
+from tests.integration.kubernetes.network import PATH
 from tests.integration.mailserver import MailServer, listen
 from tests.integration.proxy import SOURCES, TENANTS, TWISTD, basic
 from tproxy.operator.objects import noted, policy_ports
@@ -25,6 +28,7 @@ from tproxy.testing.certificates import Authority
 
 TELNET = shutil.which("telnet")
 NC = shutil.which("nc")
+FIRST_BYTE = Path(__file__).parent / "first_byte.py"
 HEALTH = 8080
 AUTHORITY = Authority.create()
 WRITTEN = "services,endpointslices,networkpolicies,leases"
@@ -244,6 +248,23 @@ class Installed(Manifests):
             return not await self.refused(client, name, port)
 
         await self.installation.until(answers, 90)  # after an outage CoreDNS takes its time to follow again
+
+    def routed(self) -> dict[str, set[str]]:
+        """The addresses to which the node carries connections, by the port of the listener."""
+        words = ("nft", "list", "set", "ip", "kube-proxy", "hairpin-connections")  # it has every endpoint once
+        command = self.cluster.network.inside(self.cluster.network.node, *words)
+        environment = {**os.environ, "PATH": PATH}
+        told = subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
+        found: dict[str, set[str]] = {}
+        for address, port in re.findall(r"(\S+) \. \1 \. tcp \. ([123]\d{4})\b", told):
+            found.setdefault(port, set()).add(address)
+        return found
+
+    async def first_bytes(self, client: Pod, destination: str, count: int, *port: int) -> dict[str, Any]:
+        """What `first_byte.py` says in a workload's pod."""
+        words = (self.cluster.admin, client.namespace, destination, count, *port)
+        command = client.command(sys.executable, FIRST_BYTE, *map(str, words))
+        return json.loads(await run(self, command, self.cluster.folder))
 
     async def told(self, namespace: str, name: str, reason: str, words: str = "") -> None:
         """Returns once the condition has this reason, and a message with these words."""

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from tests.integration.children import Child, start
 from tests.integration.kubernetes.installation import Installed, Replica, resource
 from tests.integration.kubernetes.manifests import HOME
+from tests.integration.kubernetes.watching import Slices
 
 WORKLOAD = Path(__file__).parent / "workload.py"
 LISTENERS = int(os.environ.get("TPROXY_TEST_LISTENERS", "60"))
@@ -41,8 +42,9 @@ class ReplicaTests(Installed):
         for name in names:
             for tenant in tenants:
                 self.installation.document(name, tenant)
-        self.first = await self.installation.start("tproxy-1")
-        self.second = await self.installation.start("tproxy-2")
+        self.slices = Slices(self, self.cluster)
+        self.first = await self.start("tproxy-1")
+        self.second = await self.start("tproxy-2")
         await self.apply(*(resource("shop", name, *tenants) for name in names))
         for name in names:
             await self.served("shop", name, *tenants, seconds=600)
@@ -57,16 +59,17 @@ class ReplicaTests(Installed):
             user = b64decode(login[1]).split(b"\0")[1] if login else b""
             self.assertLessEqual(set(re.findall(rb"XMAILBOX (\S+)", heard)), {user})
 
+    async def start(self, name: str) -> Replica:
+        """A replica that is ready; when it ends is noticed."""
+        replica = await self.installation.start(name)
+        self.slices.follow(replica)
+        return replica
+
     async def everywhere(self, *replicas: Replica) -> None:
-        """Returns once every name leads to these replicas, and to nobody else."""
+        """Returns once every name leads to these replicas, and to nobody else, on the node, too."""
         wanted = {replica.pod.address for replica in replicas}
-
-        async def told() -> bool:
-            slices = (await self.cluster.get("endpointslices", "-n", HOME, "-l", "tproxy/role=port"))["items"]
-            lead = [{a for each in thing["endpoints"] or () for a in each["addresses"]} for thing in slices]
-            return len(lead) >= len(self.users) and all(each in (wanted, set()) for each in lead)
-
-        await self.installation.until(told, 300)
+        await self.installation.until(lambda: self.slices.everywhere(len(self.users), *replicas), 300)
+        await self.installation.until(lambda: all(each == wanted for each in self.routed().values()), 300)
 
     async def work(self, idle: int, rate: int) -> Child:
         """A workload that has begun."""
@@ -97,12 +100,12 @@ class ReplicaTests(Installed):
         return replica.child.end(signal.SIGTERM, DRAIN_SECONDS + 30)
 
     async def test_rollout(self):
-        """While all replicas are replaced no connection fails, and no session ends, loses or gains a byte."""
+        """While all replicas are replaced no connection fails, no session is harmed, no name leads to the dead only."""
         workload = await self.work(IDLE, RATE)
         replicas = [self.first, self.second]
         for number in (1, 2):
             old, other = replicas
-            new = await self.installation.start(f"tproxy-{number + 2}")
+            new = await self.start(f"tproxy-{number + 2}")
             await self.everywhere(*replicas, new)
             ended = await self.end(old)
             await self.everywhere(other, new)
@@ -117,6 +120,8 @@ class ReplicaTests(Installed):
             f"{len(cut)} of {3 * IDLE} sessions cut, the slowest took {said['slowest']} s"
         )
         self.assertEqual(([], []), (failed, cut))
+        self.assertEqual([], self.slices.wrong)
+        self.assertIsNone(self.slices.watch.output.end, str(self.slices.watch.output))
 
     async def test_killed(self):
         """A replica that is killed takes its own sessions with it, and no others; new ones find the other replica."""

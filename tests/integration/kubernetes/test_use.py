@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
-from tests.integration.children import run
 from tests.integration.kubernetes.installation import Installed, resource
-from tests.integration.kubernetes.network import PATH
+from tests.integration.kubernetes.measures import shares
 
-NFT = shutil.which("nft", path=PATH)
-FIRST_BYTE = Path(__file__).parent / "first_byte.py"
 ONE_AFTER_THE_OTHER = 40
 
 
@@ -112,9 +102,6 @@ def transitions(status: dict[str, Any]) -> list[str]:
 class FirstByteTests(Installed):
     """How soon a name answers."""
 
-    if not NFT:
-        skip = "there is no nft: apt-get install nftables"
-
     async def test_spares(self):
         """40 Destinations one after the other, by the official client: all answer; p50 and p99 are printed."""
         await self.operate()
@@ -123,21 +110,10 @@ class FirstByteTests(Installed):
         self.installation.configuration["cluster"]["kubernetes"]["spares"] = ONE_AFTER_THE_OTHER
         await self.installation.start("tproxy-1")
         client = await self.client("shop")
-        await self.installation.until(self.routed)
-        command = client.command(
-            sys.executable, FIRST_BYTE, self.cluster.admin, "shop", "mail", f"{ONE_AFTER_THE_OTHER}"
-        )
-        said = json.loads(await run(self, command, self.cluster.folder))
+        await self.installation.until(lambda: len(self.routed()) >= ONE_AFTER_THE_OTHER)
+        said = await self.first_bytes(client, "mail", ONE_AFTER_THE_OTHER)
         names = {f"mail-{number}" for number in range(ONE_AFTER_THE_OTHER)}
         self.assertEqual(dict.fromkeys(names, "ConfigurationSuccessful"), said["events"])
         self.assertEqual(names, said["services"].keys())
         self.assertEqual(ONE_AFTER_THE_OTHER, len(set(said["services"].values())))
-        shares = quantiles(said["milliseconds"], n=100, method="inclusive")
-        print(f"from create to the first byte by name: p50 {shares[49]:.0f} ms, p99 {shares[98]:.0f} ms")
-
-    def routed(self) -> bool:
-        """Whether the node carries connections to every spare."""
-        command = self.cluster.network.inside(self.cluster.network.node, NFT, "list", "table", "ip", "kube-proxy")
-        rules = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-        routed = set(re.findall(r"dnat to \S+:(1\d{4})\b", rules))
-        return len(routed) >= ONE_AFTER_THE_OTHER
+        print(f"from create to the first byte by name: {shares(said['milliseconds'])}")
