@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
-from http.client import HTTPConnection
 from pathlib import Path
 from statistics import quantiles
 
 from attrs import frozen
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.threads import deferToThread
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.error import ConnectError
+from twisted.web.client import Agent
 
 from tests.integration.kubernetes.cluster import Cluster
 from tests.integration.kubernetes.installation import HEALTH, Replica
@@ -48,24 +50,16 @@ async def writes(cluster: Cluster) -> Counter[str]:
 
 async def asked(replica: Replica, port: int, path: str) -> tuple[int, str]:
     """What a replica answers: status and body."""
-
-    def ask() -> tuple[int, str]:
-        connection = HTTPConnection(replica.pod.address, port, timeout=60)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
-
-    return await deferToThread(ask)
+    client = HTTPClient(Agent(reactor, connectTimeout=5))
+    response = await client.get(f"http://{replica.pod.address}:{port}{path}")
+    return response.code, await response.text()
 
 
 async def ready(replica: Replica) -> bool:
     """What the readiness probe finds."""
     try:
         return (await asked(replica, HEALTH, "/readyz"))[0] == 200
-    except OSError:
+    except ConnectError:
         return False
 
 
