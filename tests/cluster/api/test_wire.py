@@ -87,6 +87,12 @@ class ObjectTests(SynchronousTestCase):
         unscoped = changed(THING, "metadata.namespace", ...)
         self.assertEqual(read_object(octets(unscoped), CONFIG_MAPS), unscoped)
 
+    def test_shared(self) -> None:
+        """Objects that say the same have one string of it."""
+        some, others = (read_object(octets({**THING, "data": {"a key": "a value"}}), CONFIG_MAPS) for _ in range(2))
+        for one, other in zip(*([*each["data"], *each["data"].values()] for each in (some, others)), strict=True):
+            self.assertIs(one, other)
+
     def test_no_object(self) -> None:
         """What lacks a name, a uid or a version is none."""
         broken = [changed(THING, f"metadata.{name}", value) for name in METADATA for value in (..., 1, None)]
