@@ -227,6 +227,14 @@ class Replicas(SynchronousTestCase):
         numbers = [held["m-a"], held["m-c"], held["m-b"], held["mail"], *spares]
         self.assertEqual([f"p{number}" for number in numbers], changed)
 
+    def test_turns(self):
+        """New resources don't hold up the slices of those that are there, nor the other way round."""
+        for name in ("one", "two"):
+            self.world.apply("shop", manifest(name))
+        self.world.replicas.remove(self.second)
+        kinds = [isinstance(steps.subjects[0], ListenerKey) for steps in self.world.lead()]
+        self.assertEqual([True, False, True, False, False], kinds[:5])
+
     def test_only_so_many(self):
         """One plan changes a bounded number of slices, and those that rest after a failure don't hold up others."""
         self.patch(upkeep, "ENOUGH", 1)

@@ -8,6 +8,7 @@ with a look at what the API server says at that moment.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from tproxy.model import ListenerKey, Reason, Refusal, Stage
 from tproxy.operator import desired, objects
@@ -36,7 +37,9 @@ PATIENCE_SECONDS = 10.0
 
 
 def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...]:
-    """The steps that are missing, the urgent ones first; none where all is as it should be.
+    """The steps that are missing; none where all is as it should be.
+
+    What resources need and what keeps up the rest take turns, so that neither waits for thousands of the other.
 
     @param memory: has seen what is observed
     """
@@ -50,8 +53,9 @@ def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...
         if leading.planned < ENOUGH:
             leading.resource(name, claims.resources[name])
     upkeep = Upkeep(observed, there, claims, ports, memory)
-    urgent = [*leading.claims, *upkeep.policies(), *leading.changes, *leading.told]
-    return (*urgent, *upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *ports.spares())
+    needed = [*upkeep.policies(), *leading.changes, *leading.claims, *leading.told]
+    kept = [*upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *ports.spares()]
+    return tuple(steps for pair in zip_longest(needed, kept) for steps in pair if steps)
 
 
 class _Leading:
