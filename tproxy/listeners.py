@@ -57,31 +57,50 @@ class Listeners:
         self._factory = factory
         self._others = others
         self._open: dict[ListenerKey, _Port] = {}
+        self._listening: dict[ListenerKey, Listening] = {}
+        self._marks: dict[int, str] = {}
+
+    def _is(self, port: _Port) -> None:
+        """This is so from now on."""
+        listening = port.listening
+        self._open[listening.binding.key] = port
+        self._listening[listening.binding.key] = listening
+        self._marks |= told([(listening.port, listening.binding)])
+        self._changed()
+
+    def _is_not(self, key: ListenerKey) -> _Port | None:
+        """And this is no longer so."""
+        port = self._open.pop(key, None)
+        if port is not None:
+            del self._listening[key]
+            self._marks.pop(port.listening.port, None)
+            self._changed()
+        return port
 
     def _changed(self) -> None:
-        """What is asked for again and again is gathered anew, when it is asked for next."""
-        for gathered in ("listening", "marks", "ports"):
-            self.__dict__.pop(gathered, None)
+        """What is asked for again and again is copied anew, when it is asked for next."""
+        for copied in ("listening", "marks", "ports"):
+            self.__dict__.pop(copied, None)
 
     @cached_property
     def listening(self) -> Mapping[ListenerKey, Listening]:
         """What is open now."""
-        return {key: there.listening for key, there in self._open.items()}
+        return self._listening.copy()
 
     @cached_property
     def marks(self) -> Mapping[int, str]:
         """What replicas tell each other of the open ports: whose each is."""
-        return told((there.port, there.binding) for there in self.listening.values())
+        return self._marks.copy()
+
+    @cached_property
+    def ports(self) -> frozenset[int]:
+        """The ports of this process, by number: each connection asks."""
+        return self._others.union(self._marks)
 
     @property
     def used(self) -> Mapping[int, float]:
         """When the last connection came to each port, of those that had one."""
         return {each.listening.port: each.sessions.used for each in self._open.values() if each.sessions.used}
-
-    @cached_property
-    def ports(self) -> frozenset[int]:
-        """The ports of this process, by number: each connection asks."""
-        return self._others.union(there.listening.port for there in self._open.values())
 
     @inlineCallbacks
     def open(self, binding: Binding, address: str, port: int) -> Generator[Deferred[Any], Any, None]:
@@ -98,8 +117,8 @@ class Listeners:
         except OSError as error:
             raise RefusedError(unbindable(address, port, error.errno)) from None
         sessions.binding = binding
-        self._open[binding.key] = _Port(Listening(binding, port), sessions, opened)
-        self._changed()
+        self._is_not(binding.key)
+        self._is(_Port(Listening(binding, port), sessions, opened))
         log.info(
             "{listener} answers at {address}:{port}",
             event="listener.opened",
@@ -115,15 +134,15 @@ class Listeners:
         there = self._open[binding.key]
         there.sessions.binding = binding
         there.listening = evolve(there.listening, binding=binding)
-        self._changed()
+        self._is(there)
         log.info("{listener} now stands for {destination}", event="listener.rebound", **_who(binding))
 
     def take(self, key: ListenerKey, binding: Binding) -> None:
         """Bind the open port of a spare, which has this key, to whose it now is; who waits there is served."""
-        there = self._open.pop(key)
+        there = self._open[key]
+        self._is_not(key)
         there.listening = evolve(there.listening, binding=binding)
-        self._open[binding.key] = there
-        self._changed()
+        self._is(there)
         there.sessions.binding = binding
         log.info(
             "{listener} answers at port {port}", event="listener.taken", port=there.listening.port, **_who(binding)
@@ -137,10 +156,9 @@ class Listeners:
     @inlineCallbacks
     def close(self, key: ListenerKey, reason: str) -> Generator[Deferred[Any], Any, None]:
         """Close the port, if one is open, and end its sessions at once."""
-        there = self._open.pop(key, None)
+        there = self._is_not(key)
         if there is None:
             return
-        self._changed()
         log.info(
             "{listener} is closed: {message}",
             event="listener.closed",

@@ -43,6 +43,9 @@ FAREWELL_SECONDS = 5.0
 
 LOOK_SECONDS = 0.2
 
+BUSY_SECONDS = 0.5
+"""Where passes took longer than that of late, with less weight to those that are longer ago, they rest as long."""
+
 
 class Operator(Service):
     """Brings the ports of this replica, and, while it leads, the objects of the cluster to what they should be.
@@ -181,7 +184,8 @@ class Operator(Service):
         self._pauses.keep(concerned)
         self._refusals = {subject: refusal for subject, refusal in self._refusals.items() if subject in concerned}
         self._write()
-        self._caught_up |= self._descriptions.complete and not any(self._free(steps) for steps in serving)
+        if not self._caught_up:
+            self._caught_up = self._descriptions.complete and not any(self._free(steps) for steps in serving)
         self._ended(began)
 
     def _describe(self, resources: tuple[Resource | Rejected, ...]) -> None:
@@ -198,7 +202,7 @@ class Operator(Service):
         self.passes += 1
         self.seconds += took
         self._load = self._load * 0.5 ** (now - self._since) + took
-        self._since, self._after = now, now + self._load
+        self._since, self._after = now, now + (took if self._load < BUSY_SECONDS else self._load)
 
     def _free(self, steps: Steps) -> bool:
         return not any(subject in self._busy or subject in self._pauses for subject in steps.subjects)

@@ -140,6 +140,8 @@ class Upkeep:
 
     def orphans(self) -> Iterator[Steps]:
         """Names that a resource no longer wants and that no record remembers; those of no resource are collected."""
+        if len(self._there.names) == len(self._memory.names):  # which are all among them
+            return
         unsure = ((name, self._there.names[name]) for name in self._there.names.keys() - self._memory.names)
         names = [item for item in unsure if not self._claims.holds(*item)]
         hosts = {self._home.host(port.port) for port in self._there.ports.values() if port.holder} if names else set()
