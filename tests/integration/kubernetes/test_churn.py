@@ -270,8 +270,10 @@ class ChurnTests(Installed):
         for each in self.replicas:
             before, now = self.before[each], descriptors(each)
             print(f"{each.pod.name}: {dict(now)}, at first {dict(before)}")
-        for each in unexplained[:10]:
-            print(f"for no known reason: {each}")
+        told = (event for replica in self.installation.replicas for event in replica.logged(event="session.refused"))
+        print(f"refused: {dict(Counter((event['stage'], event['reason']) for event in told))}")
+        if unexplained:
+            print(f"for no known reason: {unexplained[:10]}; replicas were killed at {self.killed}")
 
     async def test_churn(self):
         """Nobody is led to somebody else's mailbox; no port, no object and no descriptor is left over."""
