@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Generic, TypeVar
 
 from attrs import frozen
@@ -126,6 +126,7 @@ class Following(MultiService):
         self._ports = _Derived(self._records, self._read_ports)
         self._named_slices = _Derived(self._slices, _by_name)
         self._named_policies = _Derived(self._policies, _by_name)
+        self._announced = _Derived(self._slices, _announced)
         if self.everywhere:
             self._always += [self._destinations, self._names]
             self._destinations.follow([""])
@@ -206,14 +207,9 @@ class Following(MultiService):
         return iter(self._pods.objects.values())
 
     @property
-    def announced(self) -> set[str]:
+    def announced(self) -> Set[str]:
         """The addresses that are named in any slice."""
-        return {
-            address
-            for thing in self._slices.objects.values()
-            for entry in objects.endpoints(thing)
-            for address in entry.get("addresses") or ()
-        }
+        return self._announced.now
 
     # what is learnt from answers, before a watch tells it
 
@@ -246,6 +242,15 @@ class Following(MultiService):
 
 def _by_name(things: Mapping[Key, Object]) -> Mapping[str, Object]:
     return {name: thing for (_, name), thing in things.items()}
+
+
+def _announced(things: Mapping[Key, Object]) -> Set[str]:
+    return {
+        address
+        for thing in things.values()
+        for entry in objects.endpoints(thing)
+        for address in entry.get("addresses") or ()
+    }
 
 
 def _put(store: Store | None, thing: Object) -> None:
