@@ -52,7 +52,7 @@ async def asked(replica: Replica, port: int, path: str) -> tuple[int, str]:
     """What a replica answers: status and body."""
     client = HTTPClient(Agent(reactor, connectTimeout=5))
     response = await client.get(f"http://{replica.pod.address}:{port}{path}")
-    return response.code, await response.text()
+    return response.code, (await response.content()).decode()
 
 
 async def ready(replica: Replica) -> bool:
