@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator.installations import FAILURE, NOT_FOUND, SUCCESS, World, manifest
 from tproxy.model import ListenerKey, Reason, Refusal, Stage
+from tproxy.operator import leading
 from tproxy.operator.leading import lead
 from tproxy.operator.memory import Memory
 from tproxy.operator.objects import Sort
@@ -60,6 +61,21 @@ class Births(SynchronousTestCase):
         self.assertEqual({("shop", "clusterWide"): {10000}}, world.policies)
         self.assertEqual("mail", world.ports[10000].key.name)
         self.assertEqual(["10.0.0.1"], world.addresses(10000))
+
+    def test_many(self):
+        """One plan begins with so many resources; those that cannot be served now don't hold up others."""
+        self.patch(leading, "ENOUGH", 1)
+        world = World()
+        world.settle()
+        for name in ("a", "b", "c"):
+            world.apply("shop", manifest(name))
+        for subject in (ListenerKey("shop", "a"), reference(Sort.DESTINATION, "shop", "a")):
+            world.failures[subject] = Refusal(Stage.RESOLVE, Reason.SERVICE_REFUSED, "no")
+        claimed = [steps.subjects[0] for steps in world.lead() if isinstance(steps.subjects[0], ListenerKey)]
+        self.assertEqual([ListenerKey("shop", "b")], claimed)
+        world.failures.clear()
+        world.settle()
+        self.assertEqual({"shop/a", "shop/b", "shop/c"}, world.names.keys())
 
     def test_on_demand(self):
         """Another service port has no spares at first; then it has."""

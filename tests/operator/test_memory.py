@@ -62,6 +62,13 @@ class AtRest(SynchronousTestCase):
         self.remove(Sort.SLICE, HOME.namespace, f"p{self.port}")
         self.restored()
 
+    def test_slice_of_no_port(self):
+        """One that somebody else made, with labels like ours, is left alone."""
+        labels = {"app.kubernetes.io/managed-by": "tproxy", "tproxy/installation": "tproxy"}
+        thing = {"metadata": {"name": "other", "labels": labels}, "endpoints": []}
+        self.world.storage.create(SERVED[Sort.SLICE], HOME.namespace, thing)
+        self.assertEqual([], self.world.pending())
+
     def test_name_removed(self):
         """So is a name,"""
         self.remove(Sort.SERVICE, "shop", "mail")
