@@ -161,7 +161,9 @@ class Upkeep:
             for port in self._claims.ports.values()
             if port.released is not None and self._there.now - port.released >= REST_SECONDS
         ]
-        targets = {objects.target(each) for each in self._there.names.values()} if rested else set()
+        if not rested:
+            return
+        targets = {objects.target(each) for each in self._there.names.values()}
         opened = set(chain.from_iterable(self._memory.opened(*item) for item in self._there.policies.items()))
         for _, port in sorted(rested, key=itemgetter(0)):
             host = self._home.host(port.port)
