@@ -1,4 +1,4 @@
-"""A look inside a replica: what it tells on its health port, and what the system says of its process."""
+"""A look inside a replica: the ports that it tells, and what the system says of its process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import re
 from collections import Counter
 from contextlib import suppress
-from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.integration.kubernetes.cluster import API
 from tests.integration.kubernetes.installation import HEALTH, Replica
+from tests.integration.kubernetes.measures import asked
 from tproxy.cluster.api.transport import KEPT_CONNECTIONS
 
 SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -18,22 +18,10 @@ LISTENS = "0A"
 """The state of a socket that listens, as the kernel writes it."""
 
 
-def page(replica: Replica, name: str) -> bytes | None:
-    """A page of a replica; None where it is not there, or not well."""
-    connection = HTTPConnection(replica.pod.address, HEALTH, timeout=10)
-    try:
-        connection.request("GET", f"/{name}")
-        answer = connection.getresponse()
-        return answer.read() if answer.status == 200 else None
-    except OSError:
-        return None
-    finally:
-        connection.close()
-
-
-def marks(replica: Replica) -> dict[int, str]:
+async def marks(replica: Replica) -> dict[int, str]:
     """The ports that a replica tells, with their marks."""
-    told = json.loads(page(replica, "status") or "{}")
+    _, page = await asked(replica, HEALTH, "/status")
+    told = json.loads(page)
     return {int(port): mark for port, mark in told["Components"]["tproxy-tcp"]["Marks"].items()}
 
 

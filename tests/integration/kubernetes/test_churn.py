@@ -39,9 +39,10 @@ from tests.integration.kubernetes.churn import (
     records,
 )
 from tests.integration.kubernetes.cluster import Pod
-from tests.integration.kubernetes.inside import descriptors, leaked, listening, marks, page
+from tests.integration.kubernetes.inside import descriptors, leaked, listening, marks
 from tests.integration.kubernetes.installation import Installed, Replica, resource
 from tests.integration.kubernetes.manifests import HOME
+from tests.integration.kubernetes.measures import ready
 from tproxy.model import PROVIDER
 from tproxy.operator.objects import Port
 from tproxy.operator.upkeep import REST_SECONDS
@@ -109,7 +110,7 @@ class ChurnTests(Installed):
         """A replica comes, in a pod of its own, or in that of one that was killed."""
         run = self.installation.run(pod) if pod else self.installation.begin(f"tproxy-{next(self.numbers)}")
         replica = await run
-        await self.installation.until(lambda: page(replica, "readyz") is not None)
+        await self.installation.until(lambda: ready(replica))
         await replica.pod.ready()
         self.replicas.append(replica)
         self.before[replica] = descriptors(replica)
@@ -224,7 +225,7 @@ class ChurnTests(Installed):
         async def told() -> list[Port] | None:
             nonlocal found
             things = (await self.cluster.get("services,endpointslices,networkpolicies,destinations", "-A"))["items"]
-            replicas = {each.pod.address: (marks(each), listening(each)) for each in self.replicas}
+            replicas = {each.pod.address: (await marks(each), listening(each)) for each in self.replicas}
             found = faults(self.script, things, replicas)
             for each in self.replicas:
                 if more := leaked(self.before[each], descriptors(each)):
