@@ -153,6 +153,10 @@ class Mailboxes:
     def steady(self, name: str, began: float, ended: float) -> bool:
         return not any(began <= each <= ended for each in self._changes[name])
 
+    def changed(self, name: str, moment: float) -> float:
+        """When something was changed about a name before a moment."""
+        return max((each for each in self._changes[name] if each <= moment), default=-inf)
+
 
 def records(things: Sequence[Any]) -> list[Port]:
     return [port for each in _ours(things, "Service", Role.PORT) if (port := objects.read_port(each))]
