@@ -6,7 +6,7 @@ what changed is thought about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from attrs import evolve, frozen
@@ -16,6 +16,7 @@ from tproxy.operator import objects
 from tproxy.operator.manifests import Name, Resource
 from tproxy.operator.objects import Objects, Port, Thing
 from tproxy.operator.plan import Listening, Observed
+from tproxy.operator.steps import Steps
 
 K = TypeVar("K")
 
@@ -33,7 +34,7 @@ class Rest:
 
 
 class Memory:
-    """What is at rest: `resources`, ports that are `served` here, ports whose `slices` are right, and `policies`.
+    """What is at rest: `resources`, ports that are `served` here, `policies`, and what the `slices` of ports need.
 
     `ports`, `claims`, `names` and `scopes` are those of the resources at rest, together. `open` are the ports that are
     open here.
@@ -53,7 +54,7 @@ class Memory:
         self.claims: dict[Name, Name] = {}
         self.names: set[Name] = set()
         self.scopes: dict[Name, set[int]] = {}
-        self.slices: set[int] = set()
+        self.slices: dict[int, Sequence[Steps]] = {}
 
     def opened(self, name: str, policy: Thing) -> frozenset[int]:
         """The ports that a policy opens."""
@@ -100,7 +101,8 @@ class Memory:
             self.slices.clear()
         opened = set(self._reopened(then, now))
         ports = opened | {*differing(then.ports, now.ports), *_numbers(differing(then.slices, now.slices))}
-        self.slices -= ports.union(_remarked(then, now))
+        for port in ports.union(_remarked(then, now)):
+            self.slices.pop(port, None)
         resources = {name for port in ports for each in (then, now) for name in _holder(each.ports.get(port))}
         resources.update(differing(then.identities, now.identities))
         resources.update(self.claims[name] for name in differing(then.names, now.names) if name in self.claims)

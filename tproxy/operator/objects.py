@@ -308,10 +308,10 @@ def _seconds(text: str, otherwise: float) -> float:
 def says(there: Any, wanted: Any) -> bool:
     """Whether an object says all that is wanted of it; what the API server adds to it does not matter."""
     match there, wanted:
-        case Mapping(), Mapping():
+        case dict(), dict():
             return all(says(there.get(name), value) for name, value in wanted.items())
         case list(), list():
             return len(there) == len(wanted) and all(map(says, there, wanted))
-        case None, (list() | Mapping()):
+        case None, (list() | dict()):
             return not wanted
     return bool(there == wanted)

@@ -60,8 +60,20 @@ class Ports:
         self._used = used(ports.values()).union(memory.ports.values())
 
     def _numbers(self, observed: Observed) -> Iterator[int]:
-        taken = self._there.ports.keys() | observed.blocked | _remembered(self._there, self._memory)
-        yield from (number for number in chain.from_iterable(RANGE) if number not in taken)
+        """Those that no record has, and that nothing leads to, opens or serves still though its record may be gone."""
+        there, led = self._there, set(_led(self._there, self._memory))
+        opened = [self._memory.opened(*policy) for policy in there.policies.items()]
+        served = [replica.ports for replica in there.replicas if replica.ports]
+        for number in chain.from_iterable(RANGE):
+            if (
+                number not in there.ports
+                and number not in observed.blocked
+                and slice_name(number, "IPv4") not in there.slices
+                and number not in led
+                and not any(number in ports for ports in opened)
+                and not any(marks.get(number) for marks in served)
+            ):
+                yield number
 
     def take(self, service_port: int, whose: Name) -> Port | int | Refusal:
         """A spare that leads to a replica, best one next to what belongs together; else the number of a new one."""
@@ -115,16 +127,12 @@ def used(ports: Iterable[Port]) -> set[int]:
     return {USUAL_PORT} | {port.service_port for port in ports if port.holder}
 
 
-def _remembered(there: Objects, memory: Memory) -> set[int]:
-    """The ports that something leads to, opens or serves still, though their records may be gone."""
-    numbers = {int(name[1:]) for name in there.slices if name[1:].isdigit()}
-    numbers.update(*(memory.opened(*policy) for policy in there.policies.items()))
+def _led(there: Objects, memory: Memory) -> Iterator[int]:
+    """The ports that names lead to which are not at rest."""
     for name in there.names.keys() - memory.names:
         found = PORT_SERVICE.fullmatch(target(there.names[name]).partition(".")[0])
-        numbers |= {int(found[1])} if found else set()
-    for replica in there.replicas:
-        numbers |= {port for port, mark in (replica.ports or {}).items() if mark}
-    return numbers
+        if found:
+            yield int(found[1])
 
 
 _USED_UP = Refusal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 
@@ -12,7 +12,7 @@ from tproxy.operator import desired, objects
 from tproxy.operator.claims import Claims
 from tproxy.operator.manifests import Name, Rejected, Resource
 from tproxy.operator.memory import Memory
-from tproxy.operator.objects import Objects, Port, Replica, Sort, Thing, says
+from tproxy.operator.objects import Objects, Port, Sort, Thing, says
 from tproxy.operator.plan import Observed
 from tproxy.operator.ports import Ports
 from tproxy.operator.steps import (
@@ -74,37 +74,38 @@ class Upkeep:
 
         @return: enough of them for now
         """
-        unsure = [self._there.ports[number] for number in self._there.ports.keys() - self._memory.slices]
-        return islice(chain.from_iterable(map(self._slices_of, sorted(unsure, key=self._use))), ENOUGH)
+        there, right = self._there.ports, self._memory.slices
+        unsure = [port for number, port in there.items() if right.get(number) != ()]
+        if not unsure:
+            return iter(())
+        leading = {name for name, each in self._there.slices.items() if objects.endpoints(each)}
 
-    def _use(self, port: Port) -> tuple[bool, bool, float, int]:
-        leads = any(map(objects.endpoints, slices_of(self._there, port)))
-        return port.holder is None, leads, -self._observed.used.get(port.port, 0.0), port.port
+        def use(port: Port) -> tuple[bool, bool, float, int]:
+            leads = not leading.isdisjoint(_slice_names(port))
+            return port.holder is None, leads, -self._observed.used.get(port.port, 0.0), port.port
 
-    def _slices_of(self, port: Port) -> Iterator[Steps]:
-        named = self._outdated(port)
-        if named is not None:
-            for manifest in desired.endpoint_slices(self._home, port, named, self._there.slices):
-                name = manifest["metadata"]["name"]
-                there = self._there.slices.get(name)
-                where = reference(Sort.SLICE, self._home.namespace, name)
-                if not self._observed.free((where,)):
-                    continue
-                if there is None:
-                    yield Steps((where,), (Create(Sort.SLICE, manifest),))
-                elif _belongs(there, port.thing["metadata"]["uid"]) and not says(there, manifest):
-                    step = Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]})
-                    yield Steps((where,), (*self._departed(there), step))
+        steps = chain.from_iterable(map(self._slices_of, sorted(unsure, key=use)))
+        return islice((each for each in steps if self._observed.free(each.subjects)), ENOUGH)
 
-    def _outdated(self, port: Port) -> tuple[Replica, ...] | None:
-        """The replicas that a port should lead to, where its slices say something else."""
-        there = slices_of(self._there, port)
-        named = desired.reached(port, self._there.replicas, there)
-        wanted = desired.endpoint_slices(self._home, port, named, self._there.slices)
-        if len(there) != len(wanted) or not all(map(says, there, wanted)):
-            return named
-        self._memory.slices.add(port.port)
-        return None
+    def _slices_of(self, port: Port) -> Sequence[Steps]:
+        """What the slices of a port need, thought about once."""
+        known = self._memory.slices.get(port.port)
+        if known is None:
+            known = self._memory.slices[port.port] = tuple(self._outdated(port))
+        return known
+
+    def _outdated(self, port: Port) -> Iterator[Steps]:
+        before = slices_of(self._there, port)
+        named = desired.reached(port, self._there.replicas, before)
+        for manifest in desired.endpoint_slices(self._home, port, named, self._there.slices):
+            name = manifest["metadata"]["name"]
+            there = self._there.slices.get(name)
+            where = reference(Sort.SLICE, self._home.namespace, name)
+            if there is None:
+                yield Steps((where,), (Create(Sort.SLICE, manifest),))
+            elif _belongs(there, port.thing["metadata"]["uid"]) and not says(there, manifest):
+                step = Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]})
+                yield Steps((where,), (*self._departed(there), step))
 
     def _departed(self, there: Thing) -> Iterator[Departed]:
         """Looks at the pods in a slice that are not known any more."""
@@ -197,9 +198,9 @@ def scopes(there: Objects, claims: Claims, memory: Memory) -> Mapping[Name, set[
 
 def slices_of(there: Objects, port: Port) -> list[Thing]:
     """The slices of a record, of either family."""
-    names = (objects.slice_name(port.port, family) for family in ("IPv4", "IPv6"))
     uid = port.thing["metadata"]["uid"]
-    return [there.slices[name] for name in names if name in there.slices and _belongs(there.slices[name], uid)]
+    found = [there.slices[name] for name in _slice_names(port) if name in there.slices]
+    return [each for each in found if _belongs(each, uid)]
 
 
 def changed(sort: Sort, there: Thing, manifest: Mapping[str, object]) -> Change:
@@ -216,6 +217,10 @@ def _names(resource: Resource | Rejected | None, key: ListenerKey) -> bool:
     if isinstance(resource, Rejected):
         return resource.keeps(key.tenant)
     return resource is not None and any(binding.key == key for binding in resource.bindings)
+
+
+def _slice_names(port: Port) -> tuple[str, str]:
+    return objects.slice_name(port.port, "IPv4"), objects.slice_name(port.port, "IPv6")
 
 
 def _belongs(there: Thing, uid: str) -> bool:
