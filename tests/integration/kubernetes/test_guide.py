@@ -118,7 +118,7 @@ class GuideTests(Installed):
         config = await self.cluster.get("configmap", volumes[mount["name"]]["configMap"]["name"], "-n", HOME)
         for file, text in config["data"].items():
             (mounted / file).write_text(text)
-        facts = {"metadata.name": name, "metadata.namespace": HOME, "status.podIP": pod.address}
+        facts = {"metadata.name": name, "metadata.namespace": HOME, "status.podIPs": pod.address}
         told = {each["name"]: facts[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]}
         twistd, *words = (word.replace(mount["mountPath"], str(mounted)) for word in container["command"])
         self.assertEqual("twistd", twistd)
