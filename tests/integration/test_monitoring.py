@@ -64,7 +64,7 @@ for each in (A, B):
         series("tproxy_spares", each, port="993"): f"1{EVER}",
         series("process_open_fds", each): f"800{EVER}",
         series("process_max_fds", each): f"1000{EVER}",
-        series("tp_memory_bytes", each): f"900{EVER}",
+        series("tp_memory_bytes", each): f"800{EVER}",
         series("tproxy_memory_limit_bytes", each): f"1000{EVER}",
         series("tp_cpu_percent", each): f"85{EVER}",
         crs(True, each): f"4{EVER}",
@@ -241,7 +241,7 @@ class Rules(TestCase):
         for name, value, minutes, alert in (
             ("tproxy_listeners", 3601, 15, "ListenersNearLimit"),
             ("process_open_fds", 801, 5, "FilesNearLimit"),
-            ("tp_memory_bytes", 901, 10, "MemoryNearLimit"),
+            ("tp_memory_bytes", 801, 10, "MemoryNearLimit"),
             ("tp_cpu_percent", 86, 15, "ProcessorBusy"),
         ):
             changed = {series(name): f"{value}{EVER}"}
