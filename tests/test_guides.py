@@ -138,3 +138,14 @@ class LinkTests(SynchronousTestCase):
                 found += 1
                 self.assertTrue((guide.parent / link).exists(), f"{guide.name}: {link}")
         self.assertGreater(found, 10)
+
+
+class WidthTests(SynchronousTestCase):
+    """What people read in an editor, too."""
+
+    def test_width(self) -> None:
+        """Prose is wrapped at 120 columns; tables and code can't be."""
+        for guide in GUIDES:
+            prose = re.sub(r"^ *```.*?^ *```$", "", guide.read_text(), flags=re.MULTILINE | re.DOTALL)
+            long = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]
+            self.assertEqual([], long, guide.name)
