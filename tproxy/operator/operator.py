@@ -164,7 +164,7 @@ class Operator(Service):
         resting = {subject: refusal for subject, refusal in self._refusals.items() if subject in self._pauses}
         observed = Observed(
             snapshot,
-            dict(self._descriptions.known),
+            self._descriptions.known,
             self._listeners.listening,
             resting,
             frozenset(self._foreign.union(port for port in map(recorded, [*self._busy, *resting]) if port)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Container, Generator, Hashable, Mapping, Sequence, Set
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
@@ -119,21 +120,33 @@ class Descriptions:
         self._changed = changed
         self._asked: dict[DestinationRequest, object] = {}
         self._pauses: Pauses[DestinationRequest] = Pauses(clock, self._ask, chance)
-        self.known: dict[DestinationRequest, Known | Refusal] = {}
+        self._known: dict[DestinationRequest, Known | Refusal] = {}
 
     def want(self, requests: Set[DestinationRequest]) -> None:
         """Ask for what was not asked for yet, and forget what is not wanted any more."""
         for request in self._asked.keys() - requests:
             del self._asked[request]
-            self.known.pop(request, None)
+            self._learn(request, None)
             self._pauses.forget(request)
         for request in sorted(requests - self._asked.keys(), key=lambda request: (request.name, request.tenant)):
             self._ask(request)
 
+    @cached_property
+    def known(self) -> Mapping[DestinationRequest, Known | Refusal]:
+        """What is known now: the same mapping for as long as nothing changes."""
+        return self._known.copy()
+
+    def _learn(self, request: DestinationRequest, answer: Known | Refusal | None) -> None:
+        if answer is None:
+            self._known.pop(request, None)
+        else:
+            self._known[request] = answer
+        self.__dict__.pop("known", None)
+
     @property
     def complete(self) -> bool:
         """Whether something is known of all that is wanted."""
-        return self._asked.keys() <= self.known.keys()
+        return self._asked.keys() <= self._known.keys()
 
     def refresh(self) -> None:
         """Ask for everything again."""
@@ -158,7 +171,7 @@ class Descriptions:
     def _answered(self, answer: Known | Refusal, request: DestinationRequest, token: object) -> None:
         if self._asked.get(request) is not token:
             return
-        before = self.known.get(request)
+        before = self._known.get(request)
         if isinstance(answer, Refusal) and answer.reason in TRANSIENT:
             seconds = self._pauses.rest(request)
             log.warn(
@@ -175,7 +188,7 @@ class Descriptions:
         else:
             self._pauses.forget(request)
         if answer != before:
-            self.known[request] = answer
+            self._learn(request, answer)
             self._changed()
 
 
