@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO, cast
 
+from attrs import evolve
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -282,7 +283,7 @@ def service(config: Config, runner: TwistedOptions, reactor: Any) -> Proxy:
         reconciler,
         parts.store.token_age,
         usage,
-        config.limits,
+        evolve(config.limits, connections=space.connections),
         ready,
         config.kubernetes.spares if config.kubernetes else 0,
     )

@@ -62,6 +62,8 @@ for each in (A, B):
         series("tproxy_listeners", each): f"3600{EVER}",
         series("tproxy_listeners_limit", each): f"4000{EVER}",
         series("tproxy_spares", each, port="993"): f"1{EVER}",
+        series("tp_open_tcp_connections", each): f"800{EVER}",
+        series("tproxy_connections_limit", each): f"1000{EVER}",
         series("process_open_fds", each): f"800{EVER}",
         series("process_max_fds", each): f"1000{EVER}",
         series("tp_memory_bytes", each): f"800{EVER}",
@@ -240,6 +242,7 @@ class Rules(TestCase):
         """A little more than in `WELL`."""
         for name, value, minutes, alert in (
             ("tproxy_listeners", 3601, 15, "ListenersNearLimit"),
+            ("tp_open_tcp_connections", 801, 10, "ConnectionsNearLimit"),
             ("process_open_fds", 801, 5, "FilesNearLimit"),
             ("tp_memory_bytes", 801, 10, "MemoryNearLimit"),
             ("tp_cpu_percent", 86, 15, "ProcessorBusy"),

@@ -56,7 +56,7 @@ def everything(case: SynchronousTestCase) -> Measures:
         Work(),
         lambda request: 12.5,
         Usage(Clock().seconds, lambda: 0.0),
-        Limits(),
+        Limits(connections=2000),
         lambda: True,
         spares=5,
     )

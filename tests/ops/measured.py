@@ -42,7 +42,7 @@ class MetricsTestCase(SynchronousTestCase):
             self.work,
             self.ages.get,
             Usage(self.clock.seconds, lambda: self.cpu),
-            Limits(connections_per_listener=7, listeners=40),
+            Limits(connections_per_listener=7, listeners=40, connections=2000),
             lambda: self.ready,
             spares=2,
         )

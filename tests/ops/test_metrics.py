@@ -196,6 +196,7 @@ class Limited(MetricsTestCase):
         self.world.listening[binding.key] = Listening(binding, 10005)
         self.assertEqual(self.value("tproxy_listeners"), 2)
         self.assertEqual(self.value("tproxy_listener_connections_limit"), 7)
+        self.assertEqual(self.value("tproxy_connections_limit"), 2000)
         self.assertIsNone(self.value("tproxy_listeners_limit"))
         self.objects = Objects(Installation("tproxy"))
         self.assertEqual(self.value("tproxy_listeners_limit"), 40)

@@ -145,6 +145,7 @@ class Measures:
     @param listening: the listeners that are open
     @param observe: as of L{tproxy.interfaces.ICluster}
     @param token_age: as of L{tproxy.destinations.store.Store}
+    @param limits: those that hold: `connections` is not 0
     @param ready: whether this replica says that it is
     @param spares: how many there are to be for each port; 0 where there are none
     """
@@ -201,6 +202,8 @@ class Measures:
             words = "Memory that the container may use."
             yield GaugeMetricFamily("tproxy_memory_limit_bytes", words, limit, unit="bytes")
         yield GaugeMetricFamily("tproxy_ready", "Whether this process serves.", self._ready())
+        words = "Connections that this process may have."
+        yield GaugeMetricFamily("tproxy_connections_limit", words, self._limits.connections)
         claimed = sum(there.binding.claimed for there in self._listening().values())
         yield GaugeMetricFamily("tproxy_listeners", "Listeners that are open, spares not counted.", claimed)
         words = "Connections that a listener may have."

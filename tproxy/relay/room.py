@@ -26,7 +26,7 @@ class Room:
         memory: int | None = None,
         used: Callable[[], int | None] = lambda: None,
     ) -> None:
-        self._connections, self._memory, self._used = connections, memory, used
+        self.connections, self._memory, self._used = connections, memory, used
         self.opened = 0
         self._share = 0.0
 
@@ -38,13 +38,13 @@ class Room:
     @property
     def scarce(self) -> bool:
         """Whether new connections had better go elsewhere."""
-        return self._share >= NEARLY or self.opened >= NEARLY * self._connections
+        return self._share >= NEARLY or self.opened >= NEARLY * self.connections
 
     def refusal(self) -> Refusal | None:
         """Why there is none for another connection."""
-        if self.opened >= self._connections:
+        if self.opened >= self.connections:
             remedy = "add replicas, or raise config.limits.connections and the limit of open files"
-            return _full(f"this replica has {self._connections} connections, as many as it can", remedy)
+            return _full(f"this replica has {self.connections} connections, as many as it can", remedy)
         if self._share >= 1.0:
             remedy = "add replicas, or raise the memory limit and config.limits.memory"
             return _full("this replica has no memory for another connection", remedy)
