@@ -16,8 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.configurations import folder
 from tproxy.assembly import configured
 from tproxy.config import Limits
-from tproxy.ops import metrics
-from tproxy.ops.metrics import Usage
+from tproxy.ops import usage
 from tproxy.tap import (
     FAREWELL_SECONDS,
     GARBAGE,
@@ -118,7 +117,7 @@ class Collector(SynchronousTestCase):
 class Descriptors(SynchronousTestCase):
     """Each session takes two sockets, and systems begin with few."""
 
-    usage = Usage(lambda: 0.0, lambda: 0.0)
+    usage = usage.Usage(lambda: 0.0, lambda: 0.0)
 
     def test_raised(self) -> None:
         """As many as the system lets us have, never fewer than before."""
@@ -146,8 +145,8 @@ class Descriptors(SynchronousTestCase):
         """The most of what the container may have, or what the configuration says; without either there is no limit."""
         limit, used = Path(self.mktemp()), Path(self.mktemp())
         used.write_text("0 1000 0\n")
-        self.patch(metrics, "MEMORY_LIMIT", limit)
-        self.patch(metrics, "MEMORY", used)
+        self.patch(usage, "MEMORY_LIMIT", limit)
+        self.patch(usage, "MEMORY", used)
         bytes_used = 1000 * os.sysconf("SC_PAGE_SIZE")
         for limits, container, full in (
             (Limits(), "max", False),

@@ -37,10 +37,10 @@ from tproxy.operator.reconciler import Reconciler
 from tproxy.ops import health, metrics
 from tproxy.ops.level import Level, change_on_signals
 from tproxy.ops.logs import LineObserver
-from tproxy.ops.metrics import Usage
 from tproxy.ops.overview import Facts
 from tproxy.ops.pages import HTTPPort
 from tproxy.ops.statuspage import StatusPage
+from tproxy.ops.usage import Usage
 from tproxy.relay.attempts import Attempts
 from tproxy.relay.factory import SessionFactory
 from tproxy.relay.pipe import DELIVERY_SECONDS

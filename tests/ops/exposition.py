@@ -16,8 +16,9 @@ from tproxy.config import Limits
 from tproxy.model import Reason, Refusal, Stage
 from tproxy.operator.objects import Installation, Objects
 from tproxy.operator.plan import Listening, Snapshot
-from tproxy.ops import metrics
-from tproxy.ops.metrics import Measures, Usage, encoder, written
+from tproxy.ops import usage
+from tproxy.ops.metrics import Measures, encoder, written
+from tproxy.ops.usage import Usage
 from tproxy.relay.tally import Tallies
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -42,7 +43,7 @@ def everything(case: SynchronousTestCase) -> Measures:
     """A replica in a cluster, in a container, with a listener to which everything has happened that is counted."""
     limit = Path(case.mktemp())
     limit.write_text("1073741824\n")
-    case.patch(metrics, "MEMORY_LIMIT", limit)
+    case.patch(usage, "MEMORY_LIMIT", limit)
     mail = resource("mail", "acme")
     (binding,) = mail.bindings
     tallies = Tallies()

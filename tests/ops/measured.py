@@ -12,7 +12,8 @@ from tests.ops.exposition import Work, scraped
 from tproxy.config import Limits
 from tproxy.model import DestinationRequest
 from tproxy.operator.objects import Objects
-from tproxy.ops.metrics import Measures, MetricsPage, Usage
+from tproxy.ops.metrics import Measures, MetricsPage
+from tproxy.ops.usage import Usage
 from tproxy.relay.tally import Tallies, Tally
 
 

@@ -14,8 +14,9 @@ from tests.ops.requests import get
 from tproxy.model import Reason, Refusal, Stage, spare
 from tproxy.operator.objects import Installation, Objects, Port
 from tproxy.operator.plan import Listening
-from tproxy.ops import metrics
-from tproxy.ops.metrics import SPAN_SECONDS, MetricsPage
+from tproxy.ops import usage
+from tproxy.ops.metrics import MetricsPage
+from tproxy.ops.usage import SPAN_SECONDS
 from tproxy.relay.tally import BUCKETS
 
 
@@ -61,7 +62,7 @@ class Known(MetricsTestCase):
         assert memory is not None
         self.assertGreater(memory, 10_000_000)
         self.assertLess(memory, 10_000_000_000)
-        self.patch(metrics, "MEMORY", Path(self.mktemp()))
+        self.patch(usage, "MEMORY", Path(self.mktemp()))
         self.assertIsNone(self.value("tp_memory_bytes"))
 
 
@@ -174,15 +175,15 @@ class Limited(MetricsTestCase):
             self.assertEqual(self.value("process_open_fds"), before + 1)
         older = Path("/proc/self/task")  # a folder whose size was never told, as that of the files before Linux 6.2
         self.assertEqual(older.stat().st_size, 0)
-        self.patch(metrics, "DESCRIPTORS", older)
+        self.patch(usage, "DESCRIPTORS", older)
         self.assertEqual(self.value("process_open_fds"), len(list(older.iterdir())) - 1)
-        self.patch(metrics, "DESCRIPTORS", Path(self.mktemp()))
+        self.patch(usage, "DESCRIPTORS", Path(self.mktemp()))
         self.assertIsNone(self.value("process_open_fds"))
 
     def test_memory(self) -> None:
         """What the container may have; nothing where it is not limited, or there is none."""
         limit = Path(self.mktemp())
-        self.patch(metrics, "MEMORY_LIMIT", limit)
+        self.patch(usage, "MEMORY_LIMIT", limit)
         self.assertIsNone(self.value("tproxy_memory_limit_bytes"))
         limit.write_text("max\n")
         self.assertIsNone(self.value("tproxy_memory_limit_bytes"))

@@ -68,7 +68,7 @@ class Step:
     refusal: Refusal | None = None
 
 
-class Walk:
+class Progress:
     """Follows the walk: `reach` ends the step under way and begins the next.
 
     @param done: called with each step that is over
@@ -111,7 +111,7 @@ class _WitnessedTLS:
     """TLS of one connection that tells the walk what the mail server showed."""
 
     tls: ClientTLS
-    walk: Walk
+    walk: Progress
 
     def connection(self, sock: socket) -> SSL.Connection:
         self.walk.connected(sock.getpeername()[0])
@@ -131,7 +131,7 @@ class _WitnessedTrust:
     """The installation's trust, with a witness for every connection."""
 
     trust: TrustStore
-    walk: Walk
+    walk: Progress
 
     def client(self, trust: Trust, host: str) -> _WitnessedTLS:
         return _WitnessedTLS(self.trust.client(trust, host), self.walk)
@@ -224,7 +224,7 @@ class Checker:
 
         `offered` is what an application would bring, where the destination asks for that.
         """
-        walk = Walk(self.clock, done)
+        walk = Progress(self.clock, done)
         try:
             client = await self._walk(request, walk, offered)
         except RefusedError as error:
@@ -236,7 +236,7 @@ class Checker:
         await close(client)
         return True
 
-    async def _walk(self, request: DestinationRequest, walk: Walk, offered: Offered | None) -> ClientHalf:
+    async def _walk(self, request: DestinationRequest, walk: Progress, offered: Offered | None) -> ClientHalf:
         destination = await self.store.describe(request)
         route = destination.route
         walk.find(f"{route.protocol} {route.host} port {route.port}", way_in(destination.login))
@@ -251,7 +251,7 @@ class Checker:
         walk.reach("connect")
         return await self._converse(route, credential, walk)
 
-    async def _converse(self, route: Route, credential: Credential, walk: Walk) -> ClientHalf:
+    async def _converse(self, route: Route, credential: Credential, walk: Progress) -> ClientHalf:
         plugin = self.plugins[route.protocol]
         trust = cast(TrustStore, _WitnessedTrust(self.connector.trust, walk))
         connector = Connector(self.connector.reactor, self.connector.resolver, trust)
@@ -310,7 +310,7 @@ async def close(client: ClientHalf) -> None:
 class Watch:
     """Tells the walk what goes on in a dialogue, in the words of its protocol if it has some."""
 
-    walk: Walk
+    walk: Progress
     commentary: ICommentary | None
 
     def __call__(self, before: State, event: Event, after: State, effects: Iterable[Effect]) -> None:
