@@ -74,18 +74,15 @@ class Upkeep:
 
         @return: enough of them for now
         """
-        there, right = self._there.ports, self._memory.slices
-        unsure = [port for number, port in there.items() if right.get(number) != ()]
-        if not unsure:
-            return iter(())
-        leading = {name for name, each in self._there.slices.items() if objects.endpoints(each)}
-
-        def use(port: Port) -> tuple[bool, bool, float, int]:
-            leads = not leading.isdisjoint(_slice_names(port))
-            return port.holder is None, leads, -self._observed.used.get(port.port, 0.0), port.port
-
-        steps = chain.from_iterable(map(self._slices_of, sorted(unsure, key=use)))
+        right = self._memory.slices
+        unsure = [port for number, port in self._there.ports.items() if right.get(number) != ()]
+        steps = chain.from_iterable(map(self._slices_of, sorted(unsure, key=self._use)))
         return islice((each for each in steps if self._observed.free(each.subjects)), ENOUGH)
+
+    def _use(self, port: Port) -> tuple[bool, bool, float, int]:
+        slices = self._there.slices
+        leads = any(name in slices and objects.endpoints(slices[name]) for name in _slice_names(port))
+        return port.holder is None, leads, -self._observed.used.get(port.port, 0.0), port.port
 
     def _slices_of(self, port: Port) -> Sequence[Steps]:
         """What the slices of a port need, thought about once."""
