@@ -134,6 +134,27 @@ class HubTests(TestCase):
             await turn()
         self.hub.removeAll()
 
+    async def test_hangs_up_while_paused(self) -> None:
+        """One that is not to be read for now is told that its peer is gone, not what it said."""
+        descriptor, far = self.pair()
+        self.hub.addReader(descriptor)
+        self.hub.pauseReader(descriptor)
+        self.assertEqual((self.hub.getReaders(), self.hub.getWriters()), ([], []))
+        far.send(b"x")
+        await turn()
+        await turn()
+        self.assertEqual(descriptor.told, [])
+        self.hub.addReader(descriptor)
+        while not descriptor.told:
+            await turn()
+        self.hub.pauseReader(descriptor)
+        far.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")
+        far.close()
+        while "ConnectionLost" not in descriptor.told:
+            await turn()
+        self.hub.removeReader(descriptor)
+        self.assertEqual((self.hub.removeAll(), descriptor.told), ([], ["read", "ConnectionLost"]))
+
     async def test_failure(self) -> None:
         """A bug in one descriptor ends that one, is logged, and the others are served."""
 

@@ -40,6 +40,7 @@ from tproxy.model import (
 )
 from tproxy.net.endpoints import Connector, Listening
 from tproxy.net.guard import Guard
+from tproxy.net.hub import Hub
 from tproxy.net.resolver import Resolver
 from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore
@@ -89,6 +90,8 @@ class SessionTestCase(TestCase):
 
     async def setUp(self) -> None:
         self.clock = Clock()
+        hub = Hub(reactor)
+        self.addCleanup(self.emptied, hub)
         self.servers: list[Recorder] = []
         self.waiting: list[Deferred[Recorder]] = []
         listening = await Listening(reactor, "127.0.0.1", 0).listen(Factory.forProtocol(self.serve))
@@ -96,7 +99,7 @@ class SessionTestCase(TestCase):
         self.resolution = resolution(listening.getHost().port, Password("user", Secret("pass")))
         self.store = OneDestination(lambda: succeed(self.resolution))
         verifyObject(IDestinationStore, self.store)
-        connector = Connector(reactor, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
+        connector = Connector(hub, Resolver(reactor, Guard([ip_network("127.0.0.0/8")])), TrustStore(None))
         plugins = {plugin.name: plugin for plugin in (imap4, imap4s)}
         self.services = Services(
             self.clock,
@@ -110,12 +113,18 @@ class SessionTestCase(TestCase):
         )
         self.factory = SessionFactory(self.binding, self.services)
         verifyObject(IProtocolFactory, self.factory)
-        port = await Listening(reactor, "127.0.0.1", 0).listen(self.factory)
+        port = await Listening(hub, "127.0.0.1", 0).listen(self.factory)
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
         self.events: list[dict[str, object]] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    async def emptied(self, hub: Hub) -> None:
+        """Everybody gets to know how the connections end."""
+        while hub.getReaders() or hub.getWriters():
+            await turn()
+        hub.close()
 
     def serve(self) -> Recorder:
         server = Recorder()

@@ -32,9 +32,10 @@ class PipeTests(TestCase):
     """An application and a mail server, both real sockets, with a pipe between."""
 
     timeout = 60
-    reactor = reactor
 
     def setUp(self) -> None:
+        self.reactor = Hub(reactor)
+        self.addCleanup(self.reactor.close)
         self.clock = Clock()
         ended: Deferred[None] = Deferred()
         self.application, downstream = self.side(HalfClosing())
@@ -131,6 +132,44 @@ class PipeTests(TestCase):
         self.assertIs(await self.application.ended, ConnectionLost)
         await self.ended
 
+    async def test_reset_by_the_application_while_the_mail_server_stalls(self) -> None:
+        """A mail server that takes nothing keeps nobody from noticing it."""
+        self.server.transport.pauseProducing()
+        self.application.transport.write(b"x" * 30_000_000)
+        while not self.upstream.undelivered:
+            await turn()
+        self.application.transport.abortConnection()
+        await self.ended
+        self.server.transport.resumeProducing()
+        self.assertIs(await self.server.ended, ConnectionLost)
+
+    async def test_reset_by_the_application_after_its_fin(self) -> None:
+        """Nobody waits for the mail server's answers any more."""
+        self.application.transport._socket.shutdown(socket.SHUT_WR)
+        while not self.clock.getDelayedCalls():
+            await turn()
+        self.application.transport.abortConnection()
+        self.assertIs(await self.server.ended, ConnectionLost)
+        await self.ended
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_reset_by_the_mail_server_while_the_application_stalls(self) -> None:
+        """What the mail server had said before is still delivered."""
+        self.application.transport.pauseProducing()
+        data = b"x" * 30_000_000
+        self.server.transport.write(data)
+        while not self.downstream.undelivered:
+            await turn()
+        self.upstream.pauseProducing()
+        told = self.upstream.received
+        self.server.transport.abortConnection()
+        await turn()
+        self.assertFalse(self.ended.called)
+        self.application.transport.resumeProducing()
+        self.assertIs(await self.application.ended, ConnectionLost)
+        await self.ended
+        self.assertGreater(self.upstream.received, told)
+
     async def test_back_pressure(self) -> None:
         """A mail server that talks to an application that does not read is made to wait."""
         self.application.transport.pauseProducing()
@@ -196,16 +235,7 @@ class PipeTests(TestCase):
         self.assertIs(await self.server.ended, ConnectionDone)
 
 
-class HubPipeTests(PipeTests):
-    """The same behind a hub."""
-
-    def setUp(self) -> None:
-        self.reactor = Hub(reactor)
-        self.addCleanup(self.reactor.close)
-        super().setUp()
-
-
-class TLSPipeTests(HubPipeTests):
+class TLSPipeTests(PipeTests):
     """The same with TLS upstream."""
 
     def upstream_side(self, recorder: R) -> tuple[R, Transport]:

@@ -54,10 +54,14 @@ class Hub:
         self._watch(writer, self._masks.get(writer, 0) | select.EPOLLOUT)
 
     def removeReader(self, reader: IReadDescriptor) -> None:
-        self._watch(reader, self._masks.get(reader, 0) & ~select.EPOLLIN)
+        self._watch(reader, self._masks.get(reader, 0) & ~(select.EPOLLIN | GONE))
 
     def removeWriter(self, writer: IWriteDescriptor) -> None:
         self._watch(writer, self._masks.get(writer, 0) & ~select.EPOLLOUT)
+
+    def pauseReader(self, reader: IReadDescriptor) -> None:
+        """Nothing is to be read for now, but that the peer is gone is told; `removeReader` ends that, too."""
+        self._watch(reader, self._masks.get(reader, 0) & ~select.EPOLLIN | GONE)
 
     def removeAll(self) -> list[IReadDescriptor | IWriteDescriptor]:
         removed = list(self._masks)

@@ -69,6 +69,7 @@ class Transport:
         "_handshake",
         "_hear",
         "_offset",
+        "_pause",
         "_pending",
         "_producer",
         "_protocol",
@@ -91,6 +92,7 @@ class Transport:
         self._offset = 0
         self._producer: IPushProducer | None = None
         self._reading = self._read_ended = self._closed = self.disconnecting = False
+        self._pause: Callable[[Transport], None] = reactor.removeReader
         self._protocol: IProtocol | None = None
         self._hear: Callable[[memoryview], None] = _ignore
         self._room = HEARD_AT_ONCE
@@ -130,6 +132,15 @@ class Transport:
         """
         self._hear = hear
         self._room = BUFFER
+
+    def notice_reset(self) -> None:
+        """From now on a reset is the end also while nothing is read, and what came before it is dropped.
+
+        Only a hub can tell of that.
+        """
+        self._pause = self._reactor.pauseReader
+        if not self._reading:
+            self._pause(self)
 
     # the reactor's side
 
@@ -247,7 +258,7 @@ class Transport:
     def pauseProducing(self) -> None:
         if self._reading:
             self._reading = False
-            self._reactor.removeReader(self)
+            self._pause(self)
 
     def resumeProducing(self) -> None:
         if not (self._reading or self._read_ended or self._closed or self.disconnecting):
