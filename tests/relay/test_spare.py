@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+from twisted.internet.defer import Deferred
+
 from tests.peers import turn
 from tests.relay.sessions import BINDING, SessionTestCase
 from tproxy.model import spare
 from tproxy.relay.factory import PATIENCE_SECONDS
+from tproxy.relay.room import Room
 
 
 class SpareTests(SessionTestCase):
@@ -64,3 +68,52 @@ class SpareTests(SessionTestCase):
             application.transport.abortConnection()
         self.factory.revoke("going down")
         await self.waiting_for(0)
+
+
+class FullTests(SessionTestCase):
+    """They count where the process has room for two."""
+
+    binding = spare(4000)
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.services = evolve(self.services, room=Room(2))
+        self.factory._services = self.services
+
+    async def test_full(self) -> None:
+        """There is no room for a third, and those that wait have theirs when the port is claimed."""
+        applications = [await self.application() for _ in range(3)]
+        self.assertTrue((await self.line(applications[2])).startswith(b"* BYE [LIMIT]"))
+        self.assertTrue(self.services.room.scarce)
+        self.assertEqual(2, len(self.factory.waiting))
+        first = self.server()
+        self.factory.binding = BINDING
+        server = await first
+        second = Deferred.fromCoroutine(self.server())
+        await self.log_in(server)
+        await self.log_in(await second)
+        for application in applications[:2]:
+            self.assertTrue((await self.line(application)).startswith(b"* PREAUTH"))
+        self.assertEqual(2, self.services.room.opened)
+        for application in applications:
+            application.transport.abortConnection()
+        while self.factory.sessions:
+            await turn()
+        self.assertEqual(0, self.services.room.opened)
+
+    async def test_left(self) -> None:
+        """Whoever leaves, is told that nobody is there, or is sent away makes room."""
+        applications = [await self.application() for _ in range(2)]
+        while self.services.room.opened != 2:
+            await turn()
+        self.clock.advance(PATIENCE_SECONDS)
+        self.assertEqual(0, self.services.room.opened)
+        for application in applications:
+            self.assertTrue((await self.line(application)).startswith(b"* BYE [UNAVAILABLE]"))
+            await self.over(application)
+        application = await self.application()
+        while not self.factory.waiting:
+            await turn()
+        self.factory.revoke("going down")
+        await application.ended
+        self.assertEqual((0, set()), (self.services.room.opened, self.factory.waiting))

@@ -42,7 +42,7 @@ class _Waiting(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._forget()
-        self._factory.waiting.discard(self)
+        self._factory.left(self)
 
     def _forget(self) -> None:
         if self._deadline is not None and self._deadline.active():
@@ -76,8 +76,8 @@ class SessionFactory:
         self._binding = binding
         self._tally = self._tally_of(binding)
         if binding.claimed:
-            waiting, self.waiting = self.waiting, set()
-            for each in waiting:
+            for each in list(self.waiting):
+                self.left(each)
                 each.begin(self._session())
 
     def _tally_of(self, binding: Binding) -> Tally:
@@ -93,15 +93,22 @@ class SessionFactory:
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
         self.used = self.clock.seconds()
-        if self._binding.claimed or len(self.waiting) >= self._services.connections_per_listener:
+        room, limit = self._services.room, self._services.connections_per_listener
+        if self._binding.claimed or len(self.waiting) >= limit or room.refusal() is not None:
             return self._session()
         waiting = _Waiting(self)
         self.waiting.add(waiting)
+        room.opened += 1
         return waiting
+
+    def left(self, waiting: _Waiting) -> None:
+        """A connection waits no more."""
+        self.waiting.discard(waiting)
+        self._services.room.opened -= 1
 
     def refuse(self, waiting: _Waiting) -> None:
         """Tell who waited for too long that the port is nobody's."""
-        self.waiting.discard(waiting)
+        self.left(waiting)
         waiting.begin(Session(self._services, self._binding, self._tally, _ignore, _NOBODY).downstream)
 
     def _session(self) -> IProtocol:

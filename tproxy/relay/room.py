@@ -13,7 +13,8 @@ NEARLY = 0.95
 class Room:
     """The room for connections, and for what they keep in memory.
 
-    `opened` is how many connections there are: who opens one counts it, and who ends it.
+    `opened` is how many connections there are, those included that wait for somebody to claim their port: who opens one
+    counts it, and who ends it.
 
     @param connections: as many as there may be at once
     @param memory: as many bytes as the process may have; None where nothing bounds it
