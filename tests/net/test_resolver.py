@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import resource
+import socket
 from ipaddress import ip_network
 
 from attrs import define, field
@@ -19,9 +24,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tests.peers import turn
 from tproxy.model import Reason, RefusedError, Stage
 from tproxy.net.guard import Guard
-from tproxy.net.resolver import CACHE_LIMIT, NEGATIVE_SECONDS, POSITIVE_SECONDS, Resolver, _Reception, interleaved
+from tproxy.net.resolver import (
+    CACHE_LIMIT,
+    LOST_SECONDS,
+    NEGATIVE_SECONDS,
+    POSITIVE_SECONDS,
+    Resolver,
+    _Reception,
+    interleaved,
+)
 
 V4, OTHER_V4, V6, OTHER_V6 = "8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"
 
@@ -189,6 +203,22 @@ class ResolverTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.resolver.resolve("other.example", 993)), (V6,))
         self.assertEqual(self.names.asked, ["mail.example", "other.example"])
 
+    def test_lost(self) -> None:
+        """A look-up that never comes back is made again some time later, and whoever still waits is served by that."""
+        first = self.resolver.resolve("mail.example", 993)
+        self.reactor.advance(LOST_SECONDS - 0.1)
+        self.resolver.resolve("mail.example", 993)
+        self.assertEqual(self.names.asked, ["mail.example"])
+        lost = self.names.open["mail.example"]
+        self.reactor.advance(0.1)
+        second = self.resolver.resolve("mail.example", 993)
+        self.assertEqual(self.names.asked, ["mail.example"] * 2)
+        self.names.answer("mail.example", V4)
+        self.assertEqual([self.successResultOf(each) for each in (first, second)], [(V4,), (V4,)])
+        lost.addressResolved(IPv4Address("TCP", OTHER_V4, 0))
+        lost.resolutionComplete()
+        self.assertEqual(self.successResultOf(self.resolver.resolve("mail.example", 993)), (OTHER_V4,))
+
     def test_waiter_that_asks_again(self) -> None:
         """Asking from within the answer is served by it."""
         again: list[Deferred] = []
@@ -293,6 +323,8 @@ class ResolverTests(SynchronousTestCase):
 class SystemResolver(TestCase):
     """With the resolver of this system: names that need no network."""
 
+    timeout = 60
+
     async def test_odd_spellings(self) -> None:
         """Whatever spelling getaddrinfo takes for an address, the guard sees the address."""
         from twisted.internet import reactor
@@ -302,3 +334,37 @@ class SystemResolver(TestCase):
                 await Resolver(reactor, Guard([])).resolve(host, 993)
             self.assertEqual(raised.exception.refusal.reason, Reason.ADDRESS_REFUSED, host)
             self.assertIn("127.0.0.1", raised.exception.refusal.message)
+
+    async def test_out_of_descriptors(self) -> None:
+        """A name that was asked for while there were no descriptors is resolved later: Twisted tells nobody of that."""
+        from twisted.internet import reactor
+
+        clock = Clock()
+        resolver = Resolver(reactor, Guard([]), clock)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        socket.getaddrinfo("localhost", 0)  # the system's resolver is ready, and so is the thread
+        await self.answered(resolver.resolve("127.2", 993))
+        taken = [os.open(os.devnull, os.O_RDONLY)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 50, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        host = socket.gethostname()
+        lost = resolver.resolve(host, 993)
+        errors: list[object] = []
+        while not errors:
+            await turn()
+            gc.collect()
+            errors = self.flushLoggedErrors(OSError)
+        for descriptor in taken:
+            os.close(descriptor)
+        self.assertFalse(lost.called)
+        clock.advance(LOST_SECONDS)
+        await self.answered(resolver.resolve(host, 993))
+        await self.answered(lost)
+
+    async def answered(self, resolved: Deferred) -> None:
+        """Whatever this host has for an answer."""
+        with contextlib.suppress(RefusedError):
+            await resolved

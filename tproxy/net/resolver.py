@@ -24,6 +24,8 @@ from tproxy.net.names import ascii_name, ip_literal
 
 POSITIVE_SECONDS = 30.0
 NEGATIVE_SECONDS = 1.0
+LOST_SECONDS = 10.0
+"""After so long a look-up is made again: Twisted says nothing of one that failed for want of descriptors or memory."""
 CACHE_LIMIT = 1024
 
 Addresses = tuple[str, ...]
@@ -36,6 +38,14 @@ LOCALHOST: Addresses = ("127.0.0.1", "::1")
 class _Answer:
     addresses: Addresses
     until: float
+
+
+@define
+class _LookUp:
+    """Who waits for a name, and until when the look-up is believed to come back."""
+
+    until: float = 0.0
+    waiting: list[Deferred[Addresses]] = field(factory=list)
 
 
 @implementer(IResolutionReceiver)
@@ -69,7 +79,7 @@ class Resolver:
         self._guard = guard
         self._clock = IReactorTime(reactor) if clock is None else clock
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
-        self._waiting: dict[str, list[Deferred[Addresses]]] = {}
+        self._running: dict[str, _LookUp] = {}
 
     def resolve(self, host: str, port: int) -> Deferred[Addresses]:
         """The addresses of a host that may be dialled, as text, in the order to try them (RFC 8305, section 4).
@@ -91,15 +101,15 @@ class Resolver:
     def _addresses_of(self, name: str) -> Deferred[Addresses]:
         if name == "localhost" or name.endswith(".localhost"):
             return succeed(LOCALHOST)
-        answer = self._answers.get(name)
-        if answer is not None and self._clock.seconds() < answer.until:
+        answer, now = self._answers.get(name), self._clock.seconds()
+        if answer is not None and now < answer.until:
             self._answers.move_to_end(name)
             return succeed(answer.addresses)
-        running = name in self._waiting
-        waiting = self._waiting.setdefault(name, [])
-        joined: Deferred[Addresses] = Deferred(waiting.remove)
-        waiting.append(joined)
-        if not running:
+        running = self._running.setdefault(name, _LookUp())
+        joined: Deferred[Addresses] = Deferred(running.waiting.remove)
+        running.waiting.append(joined)
+        if now >= running.until:
+            running.until = now + LOST_SECONDS
             complete: Deferred[Addresses] = Deferred()
             complete.addCallback(self._answered, name)
             self._reactor.nameResolver.resolveHostName(
@@ -113,9 +123,9 @@ class Resolver:
         self._answers.move_to_end(name)
         if len(self._answers) > CACHE_LIMIT:
             self._answers.popitem(last=False)
-        waiting = self._waiting.pop(name)
-        while waiting:
-            waiting.pop(0).callback(addresses)
+        running = self._running.pop(name, _LookUp())
+        while running.waiting:
+            running.waiting.pop(0).callback(addresses)
 
     def _checked(self, addresses: Addresses, host: str, port: int) -> Addresses:
         if not addresses:
