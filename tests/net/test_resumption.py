@@ -68,16 +68,20 @@ class ResumptionTests(TestCase):
         self, port: int, scope: object = "acme", trust: Trust = OURS, end: str = "loseConnection", keep: bool = True
     ) -> bool:
         """Connect, read, keep the session and end: whether the handshake was a resumed one."""
-        recorder = Recorder()
-        endpoint = self.connector.endpoint("127.0.0.1", port, trust, scope=scope)
-        await endpoint.connect(Factory.forProtocol(lambda: recorder))
-        await recorder.hears(12)
+        recorder = await self.connected(port, scope, trust)
         tls = recorder.transport._connection.get_app_data()
         if keep:
             recorder.transport.keep_session()
         getattr(recorder.transport, end)()
         await recorder.ended
         return tls._chain_end is None
+
+    async def connected(self, port: int, scope: object = "acme", trust: Trust = OURS) -> Recorder:
+        recorder = Recorder()
+        endpoint = self.connector.endpoint("127.0.0.1", port, trust, scope=scope)
+        await endpoint.connect(Factory.forProtocol(lambda: recorder))
+        await recorder.hears(12)
+        return recorder
 
     async def test_both_versions(self) -> None:
         """The second connection resumes, and so do those after it, however the first ended."""
@@ -129,6 +133,18 @@ class ResumptionTests(TestCase):
         self.authorities.write_text(AUTHORITY.pem + Authority.create().pem)
         self.assertTrue(self.trust.refresh())
         self.assertFalse(await self.resumed(port))
+
+    async def test_changed_authorities_meanwhile(self) -> None:
+        """A login that is done only after the authorities changed leaves what was kept since then alone."""
+        port = await self.listen()
+        self.assertFalse(await self.resumed(port))
+        slow = await self.connected(port)
+        self.authorities.write_text(AUTHORITY.pem + Authority.create().pem)
+        self.assertTrue(self.trust.refresh())
+        self.assertFalse(await self.resumed(port))
+        slow.transport.keep_session()
+        slow.transport.abortConnection()
+        self.assertTrue(await self.resumed(port))
 
     async def test_refused_login(self) -> None:
         port = await self.listen()

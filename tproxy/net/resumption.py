@@ -54,20 +54,20 @@ class Resumption:
         """Keep the session of a connection whose login was accepted.
 
         `chain_end` is when the first certificate of the verified chain ends; None where none was
-        verified, since the connection resumed a session: then that one's end holds.
+        verified, since the connection resumed a session: then that one's end holds, unless trust changed meanwhile.
         """
-        session = connection.get_session()
+        session, context = connection.get_session(), connection.get_context()
         if session is None:
             return
         if chain_end is not None:
             left = (chain_end - self._now()).total_seconds()
             until = self._clock.seconds() + min(left, LIFE_SECONDS)
-            self._kept[key] = _Kept(session, connection.get_context(), until)
+            self._kept[key] = _Kept(session, context, until)
             self._kept.move_to_end(key)
             if len(self._kept) > REMEMBERED:
                 self._kept.popitem(last=False)
-        elif (kept := self._kept.get(key)) is not None:
-            self._kept[key] = _Kept(session, kept.context, kept.until)
+        elif (kept := self._kept.get(key)) is not None and kept.context is context:
+            self._kept[key] = _Kept(session, context, kept.until)
 
     def forget(self, key: Hashable) -> None:
         """The next connection verifies the chain again."""
