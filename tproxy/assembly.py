@@ -139,8 +139,9 @@ def assemble(
     plugins = installed()
     guard = Guard(config.security.allowed_networks, own_ports)
     resolver = Resolver(reactor, guard, clock)
-    trust = TrustStore(config.additional_cas)
-    connector = Connector(Hub(reactor), resolver, trust, Resumption(clock, lambda: datetime.now(UTC)))
+    resumption = Resumption(clock, lambda: datetime.now(UTC))
+    trust = TrustStore(config.additional_cas, forgotten=resumption.forget_context)
+    connector = Connector(Hub(reactor), resolver, trust, resumption)
     rules = Rules(
         protocols={name: plugin.default_port for name, plugin in plugins.items()},
         allow_trust_all=config.security.allow_trust_all,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,13 +14,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from tests.peers import Recorder
+from tests.peers import Recorder, turn
 from tproxy.model import Trust
 from tproxy.net.endpoints import Connector
 from tproxy.net.guard import Guard
 from tproxy.net.resolver import Resolver
 from tproxy.net.resumption import LIFE_SECONDS, REMEMBERED, Resumption
-from tproxy.net.trust import TrustStore
+from tproxy.net.trust import CONTEXT_LIMIT, TrustStore
 from tproxy.testing.certificates import Authority
 
 AUTHORITY = Authority.create()
@@ -54,7 +56,7 @@ class ResumptionTests(TestCase):
         self.resumption = Resumption(self.clock, lambda: self.day + timedelta(seconds=self.clock.seconds()))
         self.authorities = Path(self.mktemp())
         self.authorities.write_text(AUTHORITY.pem)
-        self.trust = TrustStore(self.authorities)
+        self.trust = TrustStore(self.authorities, forgotten=self.resumption.forget_context)
         resolver = Resolver(reactor, Guard([ip_network("127.0.0.0/8")]))
         self.connector = Connector(reactor, resolver, self.trust, self.resumption)
 
@@ -145,6 +147,29 @@ class ResumptionTests(TestCase):
         slow.transport.keep_session()
         slow.transport.abortConnection()
         self.assertTrue(await self.resumed(port))
+
+    async def test_contexts_are_not_kept(self) -> None:
+        """A context, which is large, goes when the store has forgotten it, whatever was kept of its connections."""
+        port = await self.listen()
+        await self.resumed(port)
+        slow = await self.connected(port)
+        (context,) = map(weakref.ref, self.trust._contexts.values())
+        for number in range(CONTEXT_LIMIT):
+            self.trust.client(Trust((str(number),), verify=False), "127.0.0.1")
+        slow.transport.keep_session()
+        slow.transport.abortConnection()
+        del slow
+        await turn()
+        gc.collect()
+        self.assertIsNone(context())
+        self.assertFalse(await self.resumed(port))
+        self.assertTrue(await self.resumed(port))
+        (context,) = (weakref.ref(kept.context) for kept in self.resumption._kept.values())
+        self.authorities.write_text(AUTHORITY.pem + Authority.create().pem)
+        self.assertTrue(self.trust.refresh())
+        await turn()
+        gc.collect()
+        self.assertIsNone(context())
 
     async def test_refused_login(self) -> None:
         port = await self.listen()

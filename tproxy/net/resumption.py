@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from datetime import datetime
+from weakref import WeakSet
 
 from attrs import frozen
 from OpenSSL import SSL
@@ -38,6 +39,7 @@ class Resumption:
         self._clock = clock
         self._now = now
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._forgotten: WeakSet[SSL.Context] = WeakSet()
 
     def session(self, key: Hashable, context: SSL.Context) -> SSL.Session | None:
         """What may be resumed now."""
@@ -57,7 +59,7 @@ class Resumption:
         verified, since the connection resumed a session: then that one's end holds, unless trust changed meanwhile.
         """
         session, context = connection.get_session(), connection.get_context()
-        if session is None:
+        if session is None or context in self._forgotten:
             return
         if chain_end is not None:
             left = (chain_end - self._now()).total_seconds()
@@ -68,6 +70,12 @@ class Resumption:
                 self._kept.popitem(last=False)
         elif (kept := self._kept.get(key)) is not None and kept.context is context:
             self._kept[key] = _Kept(session, context, kept.until)
+
+    def forget_context(self, context: SSL.Context) -> None:
+        """There are no more connections in this context: what is kept of them would keep it, which is large."""
+        self._forgotten.add(context)
+        for key in [key for key, kept in self._kept.items() if kept.context is context]:
+            del self._kept[key]
 
     def forget(self, key: Hashable) -> None:
         """The next connection verifies the chain again."""

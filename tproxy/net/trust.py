@@ -108,6 +108,7 @@ class TrustStore:
 
     @param additional: a PEM file of authorities that are trusted beside the system's
     @param system: loads the system's authorities into a context
+    @param forgotten: is told of each context that makes no more connections
     @raise ConfigError: the file holds no certificates, or unreadable ones
     """
 
@@ -115,9 +116,11 @@ class TrustStore:
         self,
         additional: Path | None = None,
         system: Callable[[SSL.Context], None] = load_system_authorities,
+        forgotten: Callable[[SSL.Context], None] = lambda context: None,
     ) -> None:
         self._path = additional
         self._system = system
+        self._forgotten = forgotten
         self._contexts: OrderedDict[Trust, SSL.Context] = OrderedDict()
         self._seen = b""
         self._additional: tuple[x509.Certificate, ...] = ()
@@ -163,7 +166,8 @@ class TrustStore:
         if authorities == self._additional:
             return False
         self._additional = authorities
-        self._contexts.clear()
+        while self._contexts:
+            self._forget()
         log.info("authorities read again from {file}", event="trust.changed", file=str(self._path))
         return True
 
@@ -172,9 +176,12 @@ class TrustStore:
         if context is None:
             context = self._contexts[trust] = self._create(trust)
             if len(self._contexts) > CONTEXT_LIMIT:
-                self._contexts.popitem(last=False)
+                self._forget()
         self._contexts.move_to_end(trust)
         return context
+
+    def _forget(self) -> None:
+        self._forgotten(self._contexts.popitem(last=False)[1])
 
     def _create(self, trust: Trust) -> SSL.Context:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
