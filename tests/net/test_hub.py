@@ -173,6 +173,26 @@ class HubTests(TestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.hub.removeAll(), [whole])
 
+    async def test_failure_of_the_ending(self) -> None:
+        """Not even one that cannot be told of its end keeps the others from being served."""
+
+        def fails(*args: object) -> None:
+            raise ZeroDivisionError
+
+        broken, broken_far = self.pair(fails)
+        broken.connectionLost = fails
+        whole, whole_far = self.pair()
+        self.hub.addReader(broken)
+        self.hub.addReader(whole)
+        broken_far.send(b"x")
+        while not broken.told:
+            await turn()
+        whole_far.send(b"x")
+        while not whole.told:
+            await turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.hub.removeAll(), [whole])
+
     async def test_timers(self) -> None:
         """They are the reactor's."""
         called = []

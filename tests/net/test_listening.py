@@ -85,6 +85,45 @@ class ListeningTests(TestCase):
                 except BlockingIOError:
                     await turn()
 
+    async def test_failure(self) -> None:
+        """A bug in serving one connection ends that one, and is logged; the port stays open."""
+
+        class Broken(Recorder):
+            def connectionMade(self) -> None:
+                raise ZeroDivisionError
+
+        class Unbuilt(Recorder):
+            def __init__(self) -> None:
+                raise ZeroDivisionError
+
+        kinds: list[type[Recorder]] = [Broken, Unbuilt, Recorder]
+        peers: list[Recorder] = []
+
+        def accept() -> Recorder:
+            peers.append(kinds.pop(0)())
+            return peers[-1]
+
+        port = (await self.listen(Factory.forProtocol(accept))).getHost().port
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.setblocking(False)
+                while True:
+                    try:
+                        self.assertEqual(client.recv(1), b"")
+                        break
+                    except BlockingIOError:
+                        await turn()
+                    except ConnectionResetError:
+                        break
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.send(b"x")
+            while len(peers) < 2:
+                await turn()
+            await peers[1].hears(1)
+        await peers[1].ended
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertTrue(peers[0].ended.called)
+
     async def test_out_of_descriptors(self) -> None:
         """Without descriptors left connections wait and are accepted later; the port does not spin."""
         accepted: Deferred[None] = Deferred()

@@ -298,7 +298,11 @@ def _given(
     if protocol is None:
         sock.close()
         raise CancelledError
-    transport.begin(protocol)
+    try:
+        transport.begin(protocol)
+    except BaseException:
+        transport.abortConnection()
+        raise
     return protocol
 
 
@@ -379,6 +383,9 @@ class _Port:
                 prepare(sock)
                 _given(self._reactor, sock, None, self._factory)
             except (OSError, RefusedError, CancelledError):
+                sock.close()
+            except Exception:  # that of one connection: the port stays open
+                log.failure("{event}", event="connection.failed", port=self._number)
                 sock.close()
             if self._socket.fileno() < 0:
                 return

@@ -134,10 +134,15 @@ class Hub:
                 if news & select.EPOLLOUT and masks.get(descriptor, 0) & select.EPOLLOUT:
                     descriptor.doWrite()
             except Exception:
-                failure = Failure()
-                log.failure("{event}", failure, event="connection.failed")
-                self._watch(descriptor, 0)
-                descriptor.connectionLost(failure)
+                self._give_up(descriptor, Failure())
+
+    def _give_up(self, descriptor: Any, failure: Failure) -> None:
+        log.failure("{event}", failure, event="connection.failed")
+        try:
+            self._watch(descriptor, 0)
+            descriptor.connectionLost(failure)
+        except Exception:  # or the reactor would give up the hub, and all that is behind it
+            log.failure("{event}", event="connection.failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """Never called: an epoll does not hang up."""
