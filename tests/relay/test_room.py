@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tproxy.model import Code, Reason
-from tproxy.relay.room import Room
+from tproxy.relay.room import LOOK_EACH, Room
 
 
 class RoomTests(SynchronousTestCase):
@@ -41,6 +41,23 @@ class RoomTests(SynchronousTestCase):
         self.room.look()
         self.assertTrue(self.room.scarce)
         self.assertIn("config.limits.memory", self.refused())
+
+    def test_burst(self) -> None:
+        """Many connections at once are not all let in on what was used before they came."""
+        room = Room(10_000, 1000, lambda: room.opened)
+        room.look()
+        while room.refusal() is None:
+            room.opened += 1
+        self.assertLess(room.opened, 1000 + LOOK_EACH)
+
+    def test_untold(self) -> None:
+        """A look that sees nothing, for want of descriptors, say, takes nothing back."""
+        self.used = 1000
+        self.room.look()
+        self.used = None
+        self.room.look()
+        self.assertTrue(self.room.scarce)
+        self.refused()
 
     def test_unbounded(self) -> None:
         """Without a limit memory is nobody's concern."""

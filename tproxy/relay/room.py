@@ -10,6 +10,10 @@ NEARLY = 0.95
 """From this part of a limit on, new connections had better go to another replica."""
 
 
+LOOK_EACH = 50
+"""After so many more connections it is looked again how much memory is used, however soon they came."""
+
+
 class Room:
     """The room for connections, and for what they keep in memory.
 
@@ -28,13 +32,15 @@ class Room:
         used: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.connections, self._memory, self._used = connections, memory, used
-        self.opened = 0
+        self.opened = self._seen = 0
         self._share = 0.0
 
     def look(self) -> None:
         """Look how much memory is used: it is not asked for with each connection."""
         used = self._used()
-        self._share = used / self._memory if used is not None and self._memory else 0.0
+        if used is not None and self._memory:
+            self._share = used / self._memory
+        self._seen = self.opened
 
     @property
     def scarce(self) -> bool:
@@ -46,6 +52,8 @@ class Room:
         if self.opened >= self.connections:
             remedy = "add replicas, or raise config.limits.connections and the limit of open files"
             return _full(f"this replica has {self.connections} connections, as many as it can", remedy)
+        if self.opened >= self._seen + LOOK_EACH:
+            self.look()
         if self._share >= 1.0:
             remedy = "add replicas, or raise the memory limit and config.limits.memory"
             return _full("this replica has no memory for another connection", remedy)
