@@ -19,7 +19,7 @@ from zope.interface import implementer
 from tproxy.lines import Dialogue
 from tproxy.model import Binding, GreetingMode, Offered, Reason, Refusal, RefusedError, Stage
 from tproxy.net.transport import Transport
-from tproxy.relay.pipe import Pipe
+from tproxy.relay.pipe import DELIVERY_SECONDS, Pipe
 from tproxy.relay.tally import Tally
 from tproxy.relay.upstream import ClientHalf
 from tproxy.relay.walk import Services, Walk
@@ -272,7 +272,7 @@ class Session:
 
     def lost(self) -> None:
         """The connection to the application is gone."""
-        if self._deadline is not None:
+        if self._deadline is not None and not self.downstream.transport.disconnecting:
             self._note("session.abandoned", _LEFT)
         self._over()
 
@@ -354,16 +354,18 @@ class Session:
     def _close(self) -> None:
         self._unlimit()
         if self._client is not None:
-            self._client.ignore()
-            self._client.transport.loseConnection()
-        self.downstream.transport.loseConnection()
+            self._client.leave()
+        downstream = self.downstream.transport
+        downstream.loseConnection()
+        if downstream.undelivered:
+            self._deadline = self._services.clock.callLater(DELIVERY_SECONDS, downstream.abortConnection)
 
     def revoke(self, reason: str) -> None:
         """End the session from here; `reason` is for the log."""
         self._note("session.revoked", reason)
         if self._pipe is not None:
             self._pipe.end()
-        else:
+        elif not self.downstream.transport.disconnecting:
             self._stop_walking()
             self._serve(self._server.tell(Refuse(Refusal(Stage.ACCEPT, Reason.REVOKED, reason))))
 
@@ -372,8 +374,7 @@ class Session:
         self._stop_walking()
         client, self._client = self._client, None
         if client is not None:
-            client.ignore()
-            client.transport.loseConnection()
+            client.leave()
         self._tally.ended(self)
         if greeted:
             received, sent = self.carried

@@ -94,6 +94,14 @@ class ClientHalf(Protocol):
         self.ignore()
         self.transport.abortConnection()
 
+    def leave(self) -> None:
+        """The session is over: what the mail server does not take now it is not given any more."""
+        self.ignore()
+        if self.transport.undelivered:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
+
     def ignore(self) -> None:
         """Nothing that the mail server says or does matters any more."""
         self.heard = lambda data: None
