@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from tproxy.model import Binding, Code, Reason, Refusal, Stage
 from tproxy.net.transport import Transport
+from tproxy.relay.room import FAREWELLS
 from tproxy.relay.session import Session
 from tproxy.relay.tally import Tally
 from tproxy.relay.walk import Services
@@ -30,10 +31,13 @@ class _Waiting(Protocol):
         self.transport.pauseProducing()
         self._deadline = self._factory.clock.callLater(PATIENCE_SECONDS, self._factory.refuse, self)
 
-    def begin(self, session: IProtocol) -> None:
-        """Go on as a session."""
-        self._forget()
-        self.transport.begin(session)
+    def begin(self, session: IProtocol | None) -> None:
+        """Go on as a session, if there is one."""
+        if session is None:
+            self.end()
+        else:
+            self._forget()
+            self.transport.begin(session)
 
     def end(self) -> None:
         """Nobody will serve it."""
@@ -91,7 +95,7 @@ class SessionFactory:
     def doStop(self) -> None:
         """The sessions outlive the port."""
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
         self.used = self.clock.seconds()
         room, limit = self._services.room, self._services.connections_per_listener
         if self._binding.claimed or len(self.waiting) >= limit or room.refusal() is not None:
@@ -103,24 +107,36 @@ class SessionFactory:
 
     def left(self, waiting: _Waiting) -> None:
         """A connection waits no more."""
-        self.waiting.discard(waiting)
-        self._services.room.opened -= 1
+        if waiting in self.waiting:
+            self.waiting.remove(waiting)
+            self._services.room.opened -= 1
 
     def refuse(self, waiting: _Waiting) -> None:
         """Tell who waited for too long that the port is nobody's."""
         self.left(waiting)
-        waiting.begin(Session(self._services, self._binding, self._tally, _ignore, _NOBODY).downstream)
+        waiting.begin(self._refused(_NOBODY))
 
-    def _session(self) -> IProtocol:
+    def _session(self) -> IProtocol | None:
         limit = self._services.connections_per_listener
         full = max(len(self.sessions), len(self.waiting)) >= limit
         refusal = _full(limit) if full else self._services.room.refusal()
         if refusal is not None:
-            return Session(self._services, self._binding, self._tally, _ignore, refusal).downstream
+            return self._refused(refusal)
         session = Session(self._services, self._binding, self._tally, self._ended)
         self.sessions.add(session)
         self._services.room.opened += 1
         return session.downstream
+
+    def _refused(self, refusal: Refusal) -> IProtocol | None:
+        if self._services.room.farewells >= FAREWELLS:
+            self._tally.refused(refusal)
+            return None
+        session = Session(self._services, self._binding, self._tally, self._told, refusal)
+        self._services.room.farewells += 1
+        return session.downstream
+
+    def _told(self, session: Session) -> None:
+        self._services.room.farewells -= 1
 
     def _ended(self, session: Session) -> None:
         self.sessions.discard(session)
@@ -132,10 +148,6 @@ class SessionFactory:
             session.revoke(reason)
         for waiting in list(self.waiting):
             waiting.end()
-
-
-def _ignore(session: Session) -> None:
-    """It was never counted."""
 
 
 _NOBODY = Refusal(

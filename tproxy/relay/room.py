@@ -9,16 +9,18 @@ from tproxy.model import Code, Reason, Refusal, Stage
 NEARLY = 0.95
 """From this part of a limit on, new connections had better go to another replica."""
 
-
 LOOK_EACH = 50
 """After so many more connections it is looked again how much memory is used, however soon they came."""
+
+FAREWELLS = 100
+"""So many connections at once are told that there is no room: who does not close takes a descriptor for two seconds."""
 
 
 class Room:
     """The room for connections, and for what they keep in memory.
 
     `opened` is how many connections there are, those included that wait for somebody to claim their port: who opens one
-    counts it, and who ends it.
+    counts it, and who ends it. `farewells` is how many there are beside them that are just told that there is no room.
 
     @param connections: as many as there may be at once
     @param memory: as many bytes as the process may have; None where nothing bounds it
@@ -32,7 +34,7 @@ class Room:
         used: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.connections, self._memory, self._used = connections, memory, used
-        self.opened = self._seen = 0
+        self.opened = self.farewells = self._seen = 0
         self._share = 0.0
 
     def look(self) -> None:
