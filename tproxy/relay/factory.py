@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -13,6 +14,8 @@ from tproxy.relay.room import FAREWELLS
 from tproxy.relay.session import Session
 from tproxy.relay.tally import Tally
 from tproxy.relay.walk import Services
+
+log = Logger()
 
 PATIENCE_SECONDS = 2.0
 """How long a connection waits until somebody has claimed the port."""
@@ -145,7 +148,11 @@ class SessionFactory:
     def revoke(self, reason: str) -> None:
         """End all sessions now; `reason` is for the log."""
         for session in list(self.sessions):
-            session.revoke(reason)
+            try:
+                session.revoke(reason)
+            except Exception:  # a protocol's: its sessions end nevertheless, and all others
+                log.failure("{event}", event="session.failed")
+                session.downstream.transport.abortConnection()
         for waiting in list(self.waiting):
             waiting.end()
 

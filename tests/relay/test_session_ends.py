@@ -1,17 +1,36 @@
-"""Sessions in their dialogue whose ends take nothing."""
+"""Sessions in their dialogue that are hard to end: an end takes nothing, or the protocol fails."""
 
 from __future__ import annotations
 
 import socket
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from tests.peers import turn
 from tests.relay.sessions import SessionTestCase
+from tproxy.protocols.imap4 import imap4
 from tproxy.relay.pipe import DELIVERY_SECONDS
+from tproxy.session import Effect, Event, Greeting, Machine, Refuse, State
 
 
-class StalledTests(SessionTestCase):
+class Speechless:
+    """IMAP without a word for a session that is to end."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(imap4, name)
+
+    def greet(self, greeting: Greeting) -> Machine:
+        machine = imap4.greet(greeting)
+
+        def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
+            if isinstance(event, Refuse):
+                raise ZeroDivisionError
+            return machine.step(state, event)
+
+        return Machine(machine.state, step)
+
+
+class EndTests(SessionTestCase):
     """Nobody keeps a session, or a connection of one, by taking nothing."""
 
     async def test_revoked(self) -> None:
@@ -34,6 +53,17 @@ class StalledTests(SessionTestCase):
         application.transport.resumeProducing()
         self.assertIs(await application.ended, ConnectionLost)
         server.transport.abortConnection()
+
+    async def test_protocol_fails(self) -> None:
+        """A protocol that has no answer to the end keeps neither that session nor any other."""
+        self.services.plugins["imap4"] = Speechless()
+        sessions = [await self.session() for _ in range(2)]
+        self.factory.revoke("the resource is gone")
+        for application, server in sessions:
+            self.assertIs(await application.ended, ConnectionLost)
+            self.assertIs(await server.ended, ConnectionDone)
+        self.assertEqual(set(), self.factory.sessions)
+        self.assertEqual(2, len(self.flushLoggedErrors(ZeroDivisionError)))
 
     async def test_mail_server_takes_nothing(self) -> None:
         """The connection to a mail server that stalls goes with its session."""
