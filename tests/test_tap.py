@@ -13,7 +13,7 @@ import yaml
 from twisted.application.internet import TimerService
 from twisted.application.service import Application, IService, Service
 from twisted.application.twist._options import TwistOptions
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
@@ -166,6 +166,16 @@ class Life(SynchronousTestCase):
         stopped.callback(None)
         self.successResultOf(done)
         self.assertEqual(self.happened[3:], ["stop b", "stop a"])
+
+    def test_cannot_stop(self) -> None:
+        """A part that fails to stop keeps none of the others from it, and the log says where."""
+        failing = self.part("b", fail(ZeroDivisionError()))
+        proxy = self.proxy(self.part("a"), failing, self.part("c"))
+        proxy.startService()
+        self.reactor.run()
+        self.successResultOf(proxy.stopService())
+        self.assertEqual(self.happened[4:], ["stop c", "stop b", "stop a"])
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
     def test_cannot_start(self) -> None:
         """A part that fails to start ends the process, and the log says where."""

@@ -213,7 +213,10 @@ class Proxy(MultiService):
         parts = list(self) if self.running else []
         self.running = 0
         for part in reversed(parts):
-            await maybeDeferred(part.stopService)
+            try:
+                await maybeDeferred(part.stopService)
+            except Exception:
+                log.failure("a part did not stop in good order", event="stop.failed")
 
 
 def makeService(options: Options) -> Proxy:
