@@ -40,6 +40,7 @@ class PipeTests(TestCase):
         ended: Deferred[None] = Deferred()
         self.application, downstream = self.side(HalfClosing())
         self.server, upstream = self.upstream_side(Recorder())
+        downstream.notice_reset()
         self.pipe = Pipe(self.clock, downstream, upstream, lambda: ended.callback(None))
         self.ended = ended
         downstream.resumeProducing()

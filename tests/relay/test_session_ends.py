@@ -54,6 +54,19 @@ class EndTests(SessionTestCase):
         self.assertIs(await application.ended, ConnectionLost)
         server.transport.abortConnection()
 
+    async def test_reset_while_the_mail_server_is_silent(self) -> None:
+        """An application that has said too much to be listened to, and resets its connection, is gone at once."""
+        application, server = await self.session()
+        (session,) = self.factory.sessions
+        application.transport.write(b"1 NOOP\r\n" + b"2 CAPABILITY\r\n" * 20_000)
+        await server.hears(8)
+        while session.downstream.transport._reading:
+            await turn()
+        session = None
+        application.transport.abortConnection()
+        self.assertIs(await server.ended, ConnectionDone)
+        self.assertEqual(set(), self.factory.sessions)
+
     async def test_protocol_fails(self) -> None:
         """A protocol that has no answer to the end keeps neither that session nor any other."""
         self.services.plugins["imap4"] = Speechless()

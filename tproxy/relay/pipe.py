@@ -40,7 +40,6 @@ class Pipe:
         self._timeout: IDelayedCall | None = None
         self._downstream, self._upstream = downstream, upstream
         downstream.protocol, upstream.protocol = _Downstream(self), _Upstream(self)
-        downstream.notice_reset()  # of the mail server's, only once what it said before is delivered
         for near, far in ((downstream, upstream), (upstream, downstream)):
             far.carry_to(near.write)
             near.registerProducer(far, True)

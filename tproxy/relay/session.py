@@ -141,6 +141,7 @@ class Session:
     def begin(self) -> None:
         """What comes out is a greeting or a refusal."""
         self._tally.began(self)
+        self.downstream.transport.notice_reset()  # the mail server's counts once all that it said is delivered
         self.downstream.transport.registerProducer(self, True)
         if self._refusal is not None:
             self.refuse(self._refusal)
