@@ -116,11 +116,38 @@ class PipeTests(TestCase):
         self.clock.advance(SILENCE_SECONDS - 1)
         self.assertFalse(self.server.ended.called)
         self.clock.advance(1)
+        await self.ended_from_here()
+
+    async def ended_from_here(self) -> None:
+        """The mail server hears of the end, and with it everything ends."""
         await self.server.ended
         self.server.transport.loseConnection()
         await self.application.fin
         self.application.transport.loseConnection()
         await self.ended
+
+    async def test_half_closed_and_slow(self) -> None:
+        """A mail server that still takes what was said before the FIN has not been silent."""
+        server, said = self.server.transport, b"0123456789" * 30_000
+        server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        server.pauseProducing()
+        self.application.transport.write(said)
+        self.application.transport._socket.shutdown(socket.SHUT_WR)
+        while not self.clock.getDelayedCalls():
+            await turn()
+        for _ in range(2):
+            left = self.upstream.unacknowledged
+            while self.upstream.unacknowledged >= left:
+                server.resumeProducing()
+                await turn()
+                server.pauseProducing()
+            self.clock.advance(SILENCE_SECONDS)
+            self.assertFalse(self.upstream.disconnecting)
+        self.clock.advance(SILENCE_SECONDS)
+        self.assertTrue(self.upstream.disconnecting)
+        server.resumeProducing()
+        self.assertEqual(said, await self.server.hears(len(said)))
+        await self.ended_from_here()
 
     async def test_reset_by_the_application(self) -> None:
         """A reset of one is a reset of both."""

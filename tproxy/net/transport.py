@@ -10,6 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from fcntl import ioctl
+from struct import unpack
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, cast
 
 from OpenSSL import SSL
@@ -246,6 +249,12 @@ class Transport:
     def undelivered(self) -> bool:
         """Whether the peer has not yet taken all that was written."""
         return bool(self._pending)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes of what was written have not reached the peer's system yet (SIOCOUTQ of Linux, tcp(7))."""
+        (queued,) = unpack("i", ioctl(self._socket, TIOCOUTQ, bytes(4)))
+        return sum(map(len, self._pending)) - self._offset + int(queued)
 
     def getPeer(self) -> IPAddress:
         """While the connection is open."""

@@ -25,11 +25,11 @@ class Pipe:
     Back-pressure works both ways: a side is read only while the other takes what it said. The mail
     server's end: what is left is delivered, then the application's connection is closed. The
     application's FIN: the mail server's connection stays open, without a FIN, until it ends or is
-    silent for 10 s, since servers drop unanswered commands on a FIN. A reset of either: both are reset.
-    `ended` is called once, when both are gone.
+    silent and takes nothing for 10 s, since servers drop unanswered commands on a FIN. A reset of either:
+    both are reset. `ended` is called once, when both are gone.
     """
 
-    __slots__ = ("_clock", "_downstream", "_ended", "_open", "_timeout", "_upstream")
+    __slots__ = ("_clock", "_downstream", "_ended", "_open", "_owed", "_timeout", "_upstream")
 
     def __init__(
         self, clock: IReactorTime, downstream: Transport, upstream: Transport, ended: Callable[[], None]
@@ -37,6 +37,7 @@ class Pipe:
         self._clock = clock
         self._ended = ended
         self._open = 2
+        self._owed = 0
         self._timeout: IDelayedCall | None = None
         self._downstream, self._upstream = downstream, upstream
         downstream.protocol, upstream.protocol = _Downstream(self), _Upstream(self)
@@ -48,12 +49,16 @@ class Pipe:
 
     def half_closed(self) -> None:
         """The application has sent its FIN and may still read."""
-        self._limit(SILENCE_SECONDS, self._silent)
+        self._wait()
         self._upstream.carry_to(self._listen)
 
     def _listen(self, data: memoryview) -> None:
-        self._limit(SILENCE_SECONDS, self._silent)
+        self._wait()
         self._downstream.write(data)
+
+    def _wait(self) -> None:
+        self._owed = self._upstream.unacknowledged
+        self._limit(SILENCE_SECONDS, self._silent)
 
     def end(self) -> None:
         """End the session from here: at once, but for what each side is still to be given."""
@@ -72,8 +77,9 @@ class Pipe:
         self._lost(self._upstream, reason)
 
     def _silent(self) -> None:
-        if self._downstream.undelivered:  # it is the application that is slow
-            self.half_closed()
+        slow = self._upstream.unacknowledged < self._owed  # to take, and answers after that
+        if slow or self._downstream.undelivered:  # or it is the application that is slow
+            self._wait()
         else:
             self.end()
 
