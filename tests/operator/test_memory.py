@@ -79,6 +79,19 @@ class AtRest(SynchronousTestCase):
         self.patch(Sort.SERVICE, "shop", "mail", {"spec": {"externalName": "example.com"}})
         self.restored()
 
+    def test_name_leads_to_lost_record(self):
+        """A port whose record is gone is given to nobody as long as a name leads there, and be it of a resource at rest
+        that cannot be served.
+        """
+        self.remove(Sort.SERVICE, HOME.namespace, f"p{self.port}")
+        self.world.describe("mail", NOT_FOUND)
+        self.world.settle()
+        for name in ("m", "n", "o"):
+            self.world.apply("a", manifest(name))
+            self.world.settle()
+        self.assertEqual(f"p{self.port}", self.world.names["shop/mail"])
+        self.assertNotIn(self.port, self.world.ports)
+
     def test_policy_removed(self):
         """A policy that somebody has removed is made anew."""
         (policy,) = self.world.all(Sort.POLICY)

@@ -89,8 +89,13 @@ class _Leading:
         held = [port for binding in resource.bindings if (port := self._claims.held.get(binding.key))]
         names = [(name[0], binding.key.service) for binding in resource.bindings]
         uid = self._there.identities[name].uid
-        own = (each for each in names if each in self._there.names and objects.owner(self._there.names[each]) == uid)
         ports = {port.port: port.service_port for port in held}
+        there = ((each, self._there.names[each]) for each in names if each in self._there.names)
+        own = (
+            each
+            for each, named in there
+            if objects.owner(named) == uid and objects.leads_to(named, self._home) in ports
+        )
         self._memory.rest(name, Rest(resource.scope, ports, tuple(names), frozenset(own)))
 
     def _plan(self, among: list[Steps], steps: Steps) -> None:

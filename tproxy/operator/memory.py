@@ -24,7 +24,7 @@ K = TypeVar("K")
 @frozen
 class Rest:
     """What a resource has that needs nothing: its ports with the service ports that lead there, all of one scope,
-    the names that it claims, and those of them that are there and its own.
+    the names that it claims, and those of them that are there, its own, and lead to these ports.
     """
 
     scope: str = ""
