@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.operator.installations import HOME, SERVED, Process, World, manifest
 from tproxy.model import ListenerKey, Reason, Refusal, Stage, spare
+from tproxy.operator.desired import claim, port_service
 from tproxy.operator.leading import lead
 from tproxy.operator.memory import Memory, differing
 from tproxy.operator.objects import Sort, noted
@@ -119,6 +120,15 @@ class AtRest(SynchronousTestCase):
         del process.listening[KEY], process.listening[spare(unclaimed).key]
         self.restored()
         self.assertLessEqual({self.port, unclaimed}, {each.port for each in process.listening.values()})
+
+    def test_recorded_twice(self):
+        """Where two leaders recorded a port each, who only serves follows the name, too, once it leads to the other."""
+        process, port = self.world.replicas[1], self.world.ports[self.port]
+        again = port_service(HOME, 20000, 993, claim(KEY, port.uid, port.claimed))
+        self.world.storage.create(SERVED[Sort.SERVICE], HOME.namespace, again)
+        self.assertEqual((), self.world.serve(process))
+        self.patch(Sort.SERVICE, "shop", "mail", {"spec": {"externalName": HOME.host(20000)}})
+        self.assertEqual([self.port], [steps.subjects[0] for steps in self.world.serve(process)])
 
     def test_open_elsewhere(self):
         """A key whose old port is still open gets its new one once the old one is closed."""

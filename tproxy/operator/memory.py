@@ -105,7 +105,8 @@ class Memory:
             self.slices.pop(port, None)
         resources = {name for port in ports for each in (then, now) for name in _holder(each.ports.get(port))}
         resources.update(differing(then.identities, now.identities))
-        resources.update(self.claims[name] for name in differing(then.names, now.names) if name in self.claims)
+        named = set(differing(then.names, now.names))
+        resources.update(self.claims[name] for name in named & self.claims.keys())
         described = set(differing(before.described, observed.described))
         resources.update(_asking(observed, described) if described else ())
         for key in differing(before.listening, observed.listening):
@@ -116,7 +117,9 @@ class Memory:
         self.served -= ports
         names = {name for _, name in resources}
         self.served.difference_update(
-            number for number, port in now.ports.items() if port.key and port.key.name in names
+            number
+            for number, port in now.ports.items()
+            if (whose := port.key) and (whose.name in names or (named and (whose.namespace, whose.service) in named))
         )
 
     def _reopened(self, then: Objects, now: Objects) -> Iterator[int]:
