@@ -107,6 +107,14 @@ class AtRest(SynchronousTestCase):
         (policy,) = self.world.all(Sort.POLICY)
         self.assertEqual("shop", noted(policy)["tproxy/namespace"])
 
+    def test_policy_of_somebody_elses_ports(self):
+        """A policy in which somebody has named a port, or meant all of them, is corrected."""
+        for wrong in ({"protocol": "TCP"}, {"protocol": "TCP", "port": "metrics"}):
+            (policy,) = self.world.all(Sort.POLICY)
+            rules = [*policy["spec"]["ingress"], {"ports": [wrong]}]
+            self.patch(Sort.POLICY, HOME.namespace, policy["metadata"]["name"], {"spec": {"ingress": rules}})
+            self.restored()
+
     def test_status_overwritten(self):
         """A status that somebody has overwritten is told again."""
         self.world.storage.patch(SERVED[Sort.DESTINATION], ("shop", "mail"), {"status": {"conditions": []}}, "status")
