@@ -50,6 +50,15 @@ class Births(SynchronousTestCase):
         self.assertEqual("p10000.tproxy.svc.cluster.local", named["spec"]["externalName"])
         self.assertEqual([], world.pending())
 
+    def test_ipv6_alone(self):
+        """So it is where pods have addresses of the other family alone."""
+        world = World()
+        world.replicas[0].address = "fd00::1"
+        world.settle()
+        world.apply("shop", manifest("mail"))
+        world.settle()
+        self.assertEqual({"shop/mail": "p10000"}, world.names)
+
     def test_order(self):
         """A name comes last: after its port is recorded, opened and served."""
         world = World()

@@ -80,7 +80,7 @@ class Ports:
         if self._count >= self._bounds.listeners:
             return _too_many(self._bounds.listeners)
         spares = self._spares[service_port]
-        served = [number for number in spares if endpoints(self._there.slices.get(slice_name(number, "IPv4"), {}))]
+        served = [number for number in spares if self._served(number)]
         found: Port | int | Refusal
         if served:
             found = spares.pop(min(served, key=lambda number: (self._distance(number, whose), number)))
@@ -88,6 +88,10 @@ class Ports:
             found = next(self._free, _USED_UP)
         self._count += 1
         return found
+
+    def _served(self, number: int) -> bool:
+        slices = (self._there.slices.get(slice_name(number, family), {}) for family in ("IPv4", "IPv6"))
+        return any(map(endpoints, slices))
 
     def _distance(self, number: int, whose: Name) -> int:
         """How far it is to the nearest port of those that it would belong to; 0 where there is none."""
