@@ -8,7 +8,11 @@ from tests.cluster.installed import HOME, InstalledTestCase
 from tests.logs import logged
 from tests.operator.installations import SUCCESS
 from tproxy.cluster.kinds import DESTINATIONS
+from tproxy.model import ListenerKey, Reason, RefusedError
 from tproxy.operator import operator
+from tproxy.operator.desired import named_service
+from tproxy.operator.objects import Installation, Sort
+from tproxy.operator.steps import Create
 
 
 class FaultTests(InstalledTestCase):
@@ -39,6 +43,25 @@ class FaultTests(InstalledTestCase):
         self.pass_time(3)
         self.assertEqual({"mail": "p10001"}, self.named())
         self.operator.refresh()
+
+    def test_named_like_a_record(self):
+        """At home a resource may be called as a record is: who came first has the Service."""
+        self.start()
+        home, port = Installation(HOME), self.cluster.observe().objects.ports[10000]
+        name = Create(Sort.SERVICE, named_service(home, ListenerKey(HOME, "p10000"), "uid", port))
+        refusal = self.failureResultOf(self.performed(name), RefusedError).value.refusal
+        self.assertEqual(Reason.NAME_ALREADY_PRESENT, refusal.reason)
+        for each in ("p10000", "p10002"):
+            self.server.create(DESTINATIONS, HOME, each, spec={"destinationRef": {"name": each}})
+            self.pass_time(15)
+            self.apply(f"mail-{each}")
+            self.pass_time(15)
+        self.assertEqual({"mail-p10000": "p10001", "mail-p10002": "p10003"}, self.named())
+
+    def performed(self, step):
+        done = self.cluster.perform(step)
+        self.flush()
+        return done
 
     def test_adopted(self):
         """What we made though the answer was lost is found."""

@@ -280,7 +280,7 @@ class KubernetesCluster(MultiService):
             if error.reason is not Why.ALREADY_EXISTS:
                 raise
         there = await self._get(sort, (manifest["metadata"]["namespace"], manifest["metadata"]["name"]))
-        if there is not None and objects.role(there, self._installation) is None:
+        if there is not None and objects.role(there, self._installation) != objects.role(manifest, self._installation):
             raise RefusedError(_taken(sort, key(there)))
 
     async def _remove(self, sort: Sort, read: Object) -> None:
