@@ -129,15 +129,19 @@ class InstalledTestCase(StandInTestCase):
             return
         stopping = self.operator.stopService() if self.operator.running else succeed(None)
         for _ in range(400):
-            for port in self.ports:
-                if port.stopped is not None and not port.stopped.called:
-                    port.stopped.callback(None)
+            self.closed()
             self.pass_time(0.25)
             if stopping.called:
                 break
         stopped = self.cluster.stopService()
         self.pass_time(6)
         self.successResultOf(stopped)
+
+    def closed(self) -> None:
+        """The ports that were told to close are closed."""
+        for port in self.ports:
+            if port.stopped is not None and not port.stopped.called:
+                port.stopped.callback(None)
 
     # what others do, and see
 

@@ -21,21 +21,21 @@ from tproxy.operator.manifests import TENANTS
 
 @implementer(IAgent)
 class Slow:
-    """An agent whose requests to create something wait, while `slow`, until `answer` lets the first one through."""
+    """An agent whose requests of a method, for paths with some text, wait until `answer` lets the first one through."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self.flush = agent.flush
-        self.slow = False
+        self.slow: tuple[bytes, bytes] | None = None
         self.waiting: deque[Callable[[], None]] = deque()
 
-    def request(self, method: bytes, *rest: Any, **more: Any) -> Deferred[Any]:
+    def request(self, method: bytes, url: bytes, *rest: Any, **more: Any) -> Deferred[Any]:
         asked = Deferred()
 
         def ask() -> None:
-            self._agent.request(method, *rest, **more).chainDeferred(asked)
+            self._agent.request(method, url, *rest, **more).chainDeferred(asked)
 
-        if self.slow and method == b"POST":
+        if self.slow and method == self.slow[0] and self.slow[1] in url:
             self.waiting.append(ask)
         else:
             ask()
@@ -59,7 +59,7 @@ class SlowTests(InstalledTestCase):
         self.start()
         count = 2 * operator.WRITERS
         note = {TENANTS: json.dumps([f"t{number}" for number in range(count)])}
-        self.agent.slow = True
+        self.agent.slow = (b"POST", b"")
         self.server.create(DESTINATIONS, "shop", "mail", annotations=note, spec={"destinationRef": {"name": "mail"}})
         self.flush()
         for _ in range(3):
@@ -69,8 +69,27 @@ class SlowTests(InstalledTestCase):
         while self.agent.waiting:
             self.agent.answer()
             self.flush()
-        self.agent.slow = False
+        self.agent.slow = None
         self.pass_time(6)
         records = [name for _, name in self.server.storage.objects["", SERVICES.plural] if name[1:].isdigit()]
         self.assertEqual(count, len(self.serving()))
         self.assertEqual(count + self.bounds.spares, len(records))
+
+    def test_offboarded(self):
+        """However many listeners go at once, there are only so many looks at a time, and all of them are closed."""
+        self.start()
+        count = 2 * operator.WRITERS
+        note = {TENANTS: json.dumps([f"t{number}" for number in range(count)])}
+        self.server.create(DESTINATIONS, "shop", "mail", annotations=note, spec={"destinationRef": {"name": "mail"}})
+        self.pass_time(6)
+        self.assertEqual(count, len(self.serving()))
+        self.agent.slow = (b"GET", b"/destinations/mail")
+        self.server.delete(DESTINATIONS, "shop", "mail")
+        self.pass_time(1)
+        self.assertEqual(operator.WRITERS, len(self.agent.waiting))
+        while self.agent.waiting:
+            self.agent.answer()
+            self.flush()
+            self.closed()
+            self.pass_time(0.25)
+        self.assertEqual({}, self.serving())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import chain, zip_longest
 from operator import is_
 from typing import Any
 
@@ -25,12 +26,12 @@ from tproxy.operator.plan import Close, Observed, Open, Rebind
 from tproxy.operator.ports import Bounds
 from tproxy.operator.reconciler import PERFORM_SECONDS, Descriptions, Pauses
 from tproxy.operator.serving import serve
-from tproxy.operator.steps import Narrow, OutdatedError, Step, Steps, Take, Tell, recorded
+from tproxy.operator.steps import Look, Narrow, OutdatedError, Step, Steps, Take, Tell, recorded
 
 log = Logger()
 
 WRITERS = 16
-"""So many writes are under way at once."""
+"""So many writes are under way at once, and with them what begins with a look."""
 
 TICK_SECONDS = 5.0
 """How often time alone may change what is to be done."""
@@ -173,12 +174,14 @@ class Operator(Service):
         )
         self._memory.see(observed)
         serving = serve(observed, self._memory)
+        looking = [steps for steps in serving if isinstance(steps.steps[0], Look)]
         for steps in serving:
-            if self._free(steps):
+            if self._free(steps) and not isinstance(steps.steps[0], Look):
                 self._begin(steps)
         leading = lead(observed, self._bounds, self._memory)
+        turns = chain.from_iterable(zip_longest(looking, leading))
         # What is under way now was planned again without it: should it end before its turn comes, it was done already.
-        self._queue = deque(filter(self._free, leading))
+        self._queue = deque(steps for steps in turns if steps and self._free(steps))
         planned = {subject for steps in (*serving, *leading) for subject in steps.subjects}
         concerned = planned.union(self._pauses.resting, self._busy)
         self._pauses.keep(concerned)
