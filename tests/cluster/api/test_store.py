@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.apiserver.server import CONFIG_MAPS
 from tests.apiserver.storage import Selection, Served, Status, Storage, told
 from tproxy.cluster.api.objects import Gone, Key, Listing, Mark, Object, Put, key
-from tproxy.cluster.api.store import Store
+from tproxy.cluster.api.store import REMEMBERED, Store
 
 KIND = Served(CONFIG_MAPS)
 
@@ -57,6 +57,29 @@ class StoreTests(SynchronousTestCase):
         for version in ("z", "b"):
             self.store.apply(Put(thing("b", version=version)))
         self.assertEqual(dict(self.store.objects), {("shop", "b"): thing("b", version="b")})
+
+    def test_gone(self) -> None:
+        """What is gone does not come back with an older answer; another of its name does, and any after a list."""
+        self.store.apply(Put(thing("a", version="9")))
+        self.store.apply(Gone(thing("a", version="12")))
+        self.store.apply(Put(thing("a", version="11")))
+        self.assertEqual(dict(self.store.objects), {})
+        self.store.apply(Put(thing("a", version="13", uid="v")))
+        self.assertEqual(dict(self.store.objects), {("shop", "a"): thing("a", version="13", uid="v")})
+        self.store.apply(Gone(thing("a", version="14", uid="v")))
+        self.store.fill(Listing((), "5"))
+        self.store.apply(Put(thing("a", version="6", uid="w")))
+        self.assertEqual(dict(self.store.objects), {("shop", "a"): thing("a", version="6", uid="w")})
+
+    def test_gone_bounded(self) -> None:
+        """Only so many are remembered that are gone."""
+        for number in range(REMEMBERED + 1):
+            self.store.apply(Put(thing(f"a{number}", version="9")))
+            self.store.apply(Gone(thing(f"a{number}", version="12")))
+        self.store.apply(Put(thing("a1", version="11")))
+        self.assertEqual(dict(self.store.objects), {})
+        self.store.apply(Put(thing("a0", version="11")))
+        self.assertEqual(dict(self.store.objects), {("shop", "a0"): thing("a0", version="11")})
 
     def test_apply(self) -> None:
         """Changes are told; what is as it was, and what was not there, is not."""

@@ -7,6 +7,9 @@ from types import MappingProxyType
 
 from tproxy.cluster.api.objects import Change, Gone, Key, Listing, Object, Put, key, uid, version
 
+REMEMBERED = 1000
+"""So many objects that are gone are remembered: an answer that was given before brings none of them back."""
+
 
 class Store:
     """Objects by namespace and name. Only a whole list, or a change that was told, alters it.
@@ -21,6 +24,7 @@ class Store:
     def __init__(self, changed: Callable[[frozenset[Key]], None]) -> None:
         self._changed = changed
         self._objects: dict[Key, Object] = {}
+        self._gone: dict[Key, int] = {}
         self.filled = False
 
     @property
@@ -36,6 +40,7 @@ class Store:
     def fill(self, listing: Listing) -> None:
         """Take a whole list: what is not in it is gone."""
         before = dict(self._objects)
+        self._gone.clear()
         self._objects.clear()
         self._objects.update((key(thing), thing) for thing in listing.objects)
         first, self.filled = not self.filled, True
@@ -56,16 +61,27 @@ class Store:
                 if before != (uid(thing), version(thing)):
                     self._changed(frozenset({key(thing)}))
             case Gone(thing):
+                self._remember(thing)
                 if self._objects.pop(key(thing), None) is not None:
                     self._changed(frozenset({key(thing)}))
 
+    def _remember(self, thing: Object) -> None:
+        self._gone.pop(key(thing), None)
+        self._gone[key(thing)] = _number(thing)
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+
     def _overtaken(self, thing: Object) -> bool:
-        """Whether a newer version is known: the answer to a write of ours may come before what a watch tells."""
+        """Whether something newer is known: an answer to us may come before what a watch tells, or after it."""
         there = self._objects.get(key(thing))
-        versions = [] if there is None else [version(there), version(thing)]
-        return all(each.isascii() and each.isdigit() for each in versions) and [*map(int, versions)] != sorted(
-            map(int, versions)
-        )
+        known, gone = -1 if there is None else _number(there), self._gone.get(key(thing), -1)
+        return 0 <= _number(thing) < max(known, gone + 1)
+
+
+def _number(thing: Object) -> int:
+    """The version of an object as a number, -1 where it is none."""
+    text = version(thing)
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 def _state(objects: Mapping[Key, Object], each: Key) -> tuple[str, str] | None:
