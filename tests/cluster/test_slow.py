@@ -21,24 +21,27 @@ from tproxy.operator.manifests import TENANTS
 
 @implementer(IAgent)
 class Slow:
-    """An agent whose requests of a method, for paths with some text, wait until `answer` lets the first one through."""
+    """An agent whose requests of a method, for paths with some text, wait until `answer` lets the first one through.
+
+    Those that are `late` were made before: their answers wait.
+    """
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self.flush = agent.flush
         self.slow: tuple[bytes, bytes] | None = None
+        self.late = False
         self.waiting: deque[Callable[[], None]] = deque()
 
     def request(self, method: bytes, url: bytes, *rest: Any, **more: Any) -> Deferred[Any]:
-        asked = Deferred()
+        def ask() -> Deferred[Any]:
+            return self._agent.request(method, url, *rest, **more)
 
-        def ask() -> None:
-            self._agent.request(method, url, *rest, **more).chainDeferred(asked)
-
-        if self.slow and method == self.slow[0] and self.slow[1] in url:
-            self.waiting.append(ask)
-        else:
-            ask()
+        if not (self.slow and method == self.slow[0] and self.slow[1] in url):
+            return ask()
+        asked: Deferred[Any] = Deferred()
+        made = ask() if self.late else None
+        self.waiting.append(lambda: (made or ask()).chainDeferred(asked))
         return asked
 
     def answer(self) -> None:
@@ -93,3 +96,20 @@ class SlowTests(InstalledTestCase):
             self.closed()
             self.pass_time(0.25)
         self.assertEqual({}, self.serving())
+
+    def test_listed_late(self):
+        """A list of records that was read before a port was claimed, and comes after that, closes no port."""
+        self.start()
+        self.agent.slow, self.agent.late = (b"GET", b"role%3Dport&"), True
+        self.server.expire()
+        self.pass_time(1)
+        self.assertEqual(1, len(self.agent.waiting))
+        self.apply("mail")
+        self.assertEqual({"shop/mail": 10000}, self.serving())
+        port = next(each for each in self.ports if each.port == 10000)
+        self.agent.answer()
+        self.pass_time(1)
+        self.agent.answer()
+        self.pass_time(1)
+        self.assertIsNone(port.stopped)
+        self.assertEqual({"shop/mail": 10000}, self.serving())

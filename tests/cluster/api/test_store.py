@@ -81,6 +81,19 @@ class StoreTests(SynchronousTestCase):
         self.store.apply(Put(thing("a0", version="11")))
         self.assertEqual(dict(self.store.objects), {("shop", "a0"): thing("a0", version="11")})
 
+    def test_learnt(self) -> None:
+        """A list does not take back what was learnt while it was read and is newer than it."""
+        self.store.fill(Listing((thing("a", version="2"), thing("b", version="2"), thing("c", version="3")), "4"))
+        known = self.store.now
+        self.store.apply(Put(thing("a", version="7")))
+        self.store.apply(Put(thing("d", version="8")))
+        self.store.apply(Put(thing("e", version="5")))
+        self.store.fill(Listing((thing("a", version="2"), thing("b", version="2")), "6"), known)
+        learnt = (thing("a", version="7"), thing("b", version="2"), thing("d", version="8"))
+        self.assertEqual(dict(self.store.objects), {key(each): each for each in learnt})
+        self.store.fill(Listing((), "5"), self.store.now)
+        self.assertEqual(dict(self.store.objects), {})
+
     def test_apply(self) -> None:
         """Changes are told; what is as it was, and what was not there, is not."""
         for change in (

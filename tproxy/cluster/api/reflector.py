@@ -101,8 +101,9 @@ class Reflector(Service):
     async def _follow(self) -> None:
         """List, if need be, and watch until that ends."""
         if self._version is None:
+            known = self.store.now
             listing = await self._client.list(self.query)
-            self.store.fill(listing)
+            self.store.fill(listing, known)
             self._version = listing.version
         seconds = int(self._jitter(WATCH_SECONDS, 1.2 * WATCH_SECONDS))
         stream = await self._client.watch(self.query, self._version, seconds, self._take)

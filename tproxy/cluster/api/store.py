@@ -37,12 +37,21 @@ class Store:
         """The same, as it is now."""
         return self._objects.copy()
 
-    def fill(self, listing: Listing) -> None:
-        """Take a whole list: what is not in it is gone."""
+    def fill(self, listing: Listing, known: Mapping[Key, Object] | None = None) -> None:
+        """Take a whole list: what is not in it is gone.
+
+        @param known: what was known when the list was asked for; what was learnt since stays where it is newer
+        """
         before = dict(self._objects)
+        learnt = {
+            each: put
+            for each, put in before.items()
+            if known is not None and known.get(each) is not put and _number(version(put)) > _number(listing.version)
+        }
         self._gone.clear()
         self._objects.clear()
         self._objects.update((key(thing), thing) for thing in listing.objects)
+        self._objects |= learnt
         first, self.filled = not self.filled, True
         changed = frozenset(
             each for each in before.keys() | self._objects if _state(before, each) != _state(self._objects, each)
@@ -67,20 +76,19 @@ class Store:
 
     def _remember(self, thing: Object) -> None:
         self._gone.pop(key(thing), None)
-        self._gone[key(thing)] = _number(thing)
+        self._gone[key(thing)] = _number(version(thing))
         if len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
 
     def _overtaken(self, thing: Object) -> bool:
         """Whether something newer is known: an answer to us may come before what a watch tells, or after it."""
         there = self._objects.get(key(thing))
-        known, gone = -1 if there is None else _number(there), self._gone.get(key(thing), -1)
-        return 0 <= _number(thing) < max(known, gone + 1)
+        known, gone = -1 if there is None else _number(version(there)), self._gone.get(key(thing), -1)
+        return 0 <= _number(version(thing)) < max(known, gone + 1)
 
 
-def _number(thing: Object) -> int:
-    """The version of an object as a number, -1 where it is none."""
-    text = version(thing)
+def _number(text: str) -> int:
+    """A version as a number, -1 where it is none."""
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
