@@ -69,6 +69,24 @@ class LeadershipTests(InstalledTestCase):
         self.server.delete(PODS, HOME, "tproxy-2")
         self.pass_time(2)
 
+    def test_ended(self):
+        """A pod that has ended keeps an address that may be another pod's by now: it is no replica, and not asked."""
+        self.pod("tproxy-2", "10.0.0.2")
+        self.start()
+        self.apply("mail")
+        self.peer.ports = {10000: self.listeners.marks[10000]}
+        self.pass_time(2)
+        self.assertEqual(["10.0.0.1", "10.0.0.2"], self.addresses())
+        for name, phase in (("tproxy-1", "Running"), ("tproxy-2", "Failed")):
+            uid = self.all(PODS)[name]["metadata"]["uid"]
+            status = {"phase": phase, "conditions": [{"type": "Ready", "status": "False"}]}
+            self.server.change(PODS, HOME, name, metadata={"uid": uid}, status=status)
+        self.pass_time(3)
+        self.assertEqual(["10.0.0.1"], self.addresses())
+        asked = self.peer.asked
+        self.pass_time(5)
+        self.assertEqual(asked, self.peer.asked)
+
 
 class LeavingTests(InstalledTestCase):
     """A replica that stops in good order."""

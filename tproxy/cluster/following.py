@@ -203,8 +203,8 @@ class Following(MultiService):
 
     @property
     def pods(self) -> Iterator[Object]:
-        """Our pods."""
-        return iter(self._pods.objects.values())
+        """Our pods, but for those that have ended: what stood in them is nowhere, and their addresses are others'."""
+        return (pod for pod in self._pods.objects.values() if not ended(pod))
 
     @property
     def announced(self) -> Set[str]:
@@ -238,6 +238,11 @@ class Following(MultiService):
         record = objects.role(thing, self._installation) is Role.PORT
         spread = spreads.get(sort, self._records if record else self._names)
         return spread.store(each[0])
+
+
+def ended(pod: Object) -> bool:
+    """Whether nothing runs in a pod any more, nor will again."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
 def _by_name(things: Mapping[Key, Object]) -> Mapping[str, Object]:

@@ -16,7 +16,7 @@ from tproxy.cluster.api.client import Client
 from tproxy.cluster.api.election import Election
 from tproxy.cluster.api.objects import APIError, Key, Object, Query, Why, key, uid
 from tproxy.cluster.api.recorder import Note, Recorder, Severity
-from tproxy.cluster.following import Following
+from tproxy.cluster.following import Following, ended
 from tproxy.cluster.home import Home
 from tproxy.cluster.kinds import DESTINATIONS, KINDS, NAMESPACES, PODS
 from tproxy.cluster.replicas import Peer, Replicas
@@ -247,17 +247,16 @@ class KubernetesCluster(MultiService):
     async def _departed(self, pod: str, of: str) -> None:
         if of in self._departed_pods:
             return
-        namespace = self._installation.namespace
         try:
-            thing = await self._client.get(PODS, (namespace, pod))
+            thing = await self._client.get(PODS, (self._installation.namespace, pod))
         except APIError as error:
             if error.reason is not Why.NOT_FOUND:
                 raise
-            self._departed_pods.append(of)
-            return
-        if uid(thing) == of and objects.labels(thing).get(COMPONENT) == US:
-            self._following.learn_pod(thing)
-            raise OutdatedError(_refusal(f"the pod {pod} is there after all"))
+        else:
+            if uid(thing) == of and objects.labels(thing).get(COMPONENT) == US and not ended(thing):
+                self._following.learn_pod(thing)
+                raise OutdatedError(_refusal(f"the pod {pod} is there after all"))
+        self._departed_pods.append(of)
 
     async def _get(self, sort: Sort, each: Key) -> Object | None:
         """An object as it is now, None where there is none; it is known from then on."""
