@@ -158,6 +158,17 @@ class Births(SynchronousTestCase):
         world.settle()
         self.assertEqual(SUCCESS, world.condition("shop", "mail"))
 
+    def test_nobody_listens_after_clock_was_set(self):
+        """That is told, too, where the clock was ahead when the port was claimed, and was set right."""
+        world = World()
+        world.replicas[0].mute = True
+        world.apply("shop", manifest("mail"))
+        world.now += 86400
+        world.settle()
+        world.now -= 86400
+        world.settle()
+        self.assertEqual(FAILURE, world.condition("shop", "mail"))
+
     def test_failed(self):
         """Why a name is missing is told."""
         world = World()

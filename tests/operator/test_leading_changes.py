@@ -126,6 +126,20 @@ class Changes(SynchronousTestCase):
         self.assertNotIn(self.port, self.world.ports)
         self.assertEqual(2, len(self.world.ports))
 
+    def test_rest_after_clock_was_set(self):
+        """It rests for ten minutes where the clock was ahead when it was released, and was set right, too."""
+        self.world.now += 86400
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        self.world.now -= 86400
+        self.world.settle()
+        self.world.now += 599
+        self.world.settle()
+        self.assertIsNotNone(self.world.ports[self.port].released)
+        self.world.now += 2
+        self.world.settle()
+        self.assertNotIn(self.port, self.world.ports)
+
     def test_spare_again(self):
         """A port that rested becomes a spare where one is missing."""
         self.world.bounds = Bounds(spares=3)

@@ -54,7 +54,7 @@ def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...
             leading.resource(name, claims.resources[name])
     upkeep = Upkeep(observed, there, claims, ports, memory)
     needed = [*upkeep.policies(), *leading.changes, *leading.claims, *leading.told]
-    kept = [*upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *ports.spares()]
+    kept = [*upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *upkeep.dated(), *ports.spares()]
     return tuple(steps for pair in zip_longest(needed, kept) for steps in pair if steps)
 
 
@@ -125,7 +125,7 @@ class _Leading:
         failure = self._failure(wanted, port)
         if failure is not None:
             return self._tried(key, failure, port)
-        if self._there.now - port.claimed < PATIENCE_SECONDS:
+        if abs(self._there.now - port.claimed) < PATIENCE_SECONDS:  # clocks may be set, and other leaders have others
             return None
         left = self._there.names.get((key.namespace, key.service))
         other = left is not None and objects.owner(left) != port.uid

@@ -174,6 +174,14 @@ class Upkeep:
                 step = Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": desired.UNCLAIMED}})
             yield Steps((record(self._home.namespace, port),), (*look, step))
 
+    def dated(self) -> Iterator[Steps]:
+        """Released ports whose time cannot have come: a clock was wrong. They rest from now on."""
+        note = {objects.RELEASED: objects.moment(self._there.now)}
+        for port in self._claims.ports.values():
+            if port.released is not None and port.released - self._there.now > REST_SECONDS:
+                step = Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": note}})
+                yield Steps((record(self._home.namespace, port),), (step,))
+
 
 def scopes(there: Objects, claims: Claims, memory: Memory) -> Mapping[Name, set[int]]:
     """The ports of each namespace and scope, as they should be."""
