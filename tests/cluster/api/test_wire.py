@@ -11,9 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from tests.apiserver.server import CONFIG_MAPS
+from tproxy.cluster.api import wire
 from tproxy.cluster.api.objects import APIError, Gone, Mark, Put, Why
 from tproxy.cluster.api.wire import (
     QUOTE_LIMIT,
+    SHARED_LIMIT,
     Lines,
     read_change,
     read_object,
@@ -92,6 +94,14 @@ class ObjectTests(SynchronousTestCase):
         some, others = (read_object(octets({**THING, "data": {"a key": "a value"}}), CONFIG_MAPS) for _ in range(2))
         for one, other in zip(*([*each["data"], *each["data"].values()] for each in (some, others)), strict=True):
             self.assertIs(one, other)
+
+    def test_shared_bounded(self) -> None:
+        """Only so many strings are kept for others, and no long ones: those that nobody has any more are free."""
+        for number in range(SHARED_LIMIT):
+            one = read_object(octets({**THING, "data": {"short": str(number), "long": f"{number:0200}"}}), CONFIG_MAPS)
+        self.assertLessEqual(len(wire._strings), SHARED_LIMIT)
+        self.assertIn(one["data"]["short"], wire._strings)
+        self.assertNotIn(one["data"]["long"], wire._strings)
 
     def test_no_object(self) -> None:
         """What lacks a name, a uid or a version is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from sys import intern
 from typing import Any, NoReturn
 
 from attrs import frozen
@@ -17,6 +16,9 @@ QUOTE_LIMIT = 200
 
 LINE_LIMIT = 8 * 1024 * 1024
 """The longest line of a watch, in bytes: one object, of which etcd takes 1.5 MiB in its own encoding."""
+
+SHARED_LENGTH, SHARED_LIMIT = 64, 16_384
+"""The longest strings that objects share, in characters, and how many of them are known."""
 
 LONGEST_RETRY_AFTER = 300.0
 """The longest pause that the server gets by asking for it, in seconds."""
@@ -164,9 +166,21 @@ def _json(body: bytes) -> Any:
         _broken("the answer is no JSON")
 
 
+_strings: dict[str, str] = {}
+
+
 def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose strings are those of the others: thousands of objects have the same, half of their size."""
-    return {intern(name): intern(value) if type(value) is str else value for name, value in pairs}
+    return {_one(name): _one(value) if type(value) is str else value for name, value in pairs}
+
+
+def _one(text: str) -> str:
+    """The one string that stands for all that are equal; what `sys.intern` knows stays for ever in Python 3.12."""
+    if len(text) > SHARED_LENGTH:
+        return text
+    if len(_strings) >= SHARED_LIMIT:
+        _strings.clear()
+    return _strings.setdefault(text, text)
 
 
 def _broken(message: str) -> NoReturn:
