@@ -81,6 +81,20 @@ class FaultTests(InstalledTestCase):
         self.pass_time(5)
         self.assertEqual(({"mail": "p10000"}, SUCCESS), (self.named(), self.condition("mail")))
 
+    def test_too_many_requests(self):
+        """Told to come back later, it asks for nothing more until then, for any listener."""
+        self.start()
+        busy = Status(429, "TooManyRequests", "too many requests, please try again later", 3)
+        self.server.faults["create", "services"].extend([busy] * 100)
+        asked = len(self.server.asked)
+        self.apply("mail", *(f"t{number}" for number in range(3 * operator.WRITERS)))
+        self.pass_time(1.5)
+        created = [each for each in self.server.asked[asked:] if (each.verb, each.resource) == ("create", "services")]
+        self.assertLessEqual(len(created), operator.WRITERS)
+        self.server.faults["create", "services"].clear()
+        self.pass_time(20)
+        self.assertEqual(SUCCESS, self.condition("mail"))
+
     def test_forbidden(self):
         """A right that is missing is said, once a pause, and told the resource where that is possible."""
         for verb, resource in (

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
@@ -44,6 +45,9 @@ from tproxy.operator.steps import (
 
 LEASE = "tproxy"
 
+LONGEST_WAIT = 10.0
+"""How long an API server that has too much to do is left alone at most, in seconds, whatever it asks for."""
+
 
 @implementer(IInstallation)
 class KubernetesCluster(MultiService):
@@ -73,7 +77,8 @@ class KubernetesCluster(MultiService):
     ) -> None:
         MultiService.__init__(self)
         self._home, self._client, self._leaser = home, client, leaser
-        self._now, self._ports = now, ports
+        self._clock, self._now, self._ports = clock, now, ports
+        self._wanted_back = clock.seconds()
         self._installation = home.installation
         self._watchers: list[Callable[[], None]] = []
         self._leaving = False
@@ -147,6 +152,8 @@ class KubernetesCluster(MultiService):
         return Deferred.fromCoroutine(self._perform(action))
 
     async def _perform(self, action: Look | Write) -> None:
+        if self._clock.seconds() < self._wanted_back:
+            await deferLater(self._clock, self._wanted_back - self._clock.seconds())
         try:
             match action:
                 case Unwanted(whose, of):
@@ -168,6 +175,8 @@ class KubernetesCluster(MultiService):
                 case Tell():
                     await self._tell(action)
         except APIError as error:
+            until = self._clock.seconds() + min(error.retry_after, LONGEST_WAIT)
+            self._wanted_back = max(self._wanted_back, until)
             words = f"the API server refuses {_words(action)}: {error.message}"
             raise RefusedError(_refusal(words, Reason.SERVICE_REFUSED)) from None
 
