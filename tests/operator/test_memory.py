@@ -58,6 +58,18 @@ class AtRest(SynchronousTestCase):
         self.patch(Sort.SLICE, HOME.namespace, f"p{self.port}", {"endpoints": []})
         self.restored()
 
+    def test_slice_of_other_service(self):
+        """A slice that somebody has labelled for another Service, or given another port, is corrected."""
+        name = f"p{self.port}"
+        right = self.world.get(Sort.SLICE, HOME.namespace, name)
+        self.patch(Sort.SLICE, HOME.namespace, name, {"metadata": {"labels": {"kubernetes.io/service-name": "other"}}})
+        self.restored()
+        self.patch(Sort.SLICE, HOME.namespace, name, {"ports": [{"port": 80}]})
+        self.restored()
+        there = self.world.get(Sort.SLICE, HOME.namespace, name)
+        self.assertEqual(right["metadata"]["labels"], there["metadata"]["labels"])
+        self.assertEqual(right["ports"], there["ports"])
+
     def test_slice_removed(self):
         """A slice that somebody has removed is made anew."""
         self.remove(Sort.SLICE, HOME.namespace, f"p{self.port}")

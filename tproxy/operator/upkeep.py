@@ -102,6 +102,8 @@ class Upkeep:
                 yield Steps((where,), (Create(Sort.SLICE, manifest),))
             elif _belongs(there, port.thing["metadata"]["uid"]) and not says(there, manifest):
                 step = Change(Sort.SLICE, there, {"endpoints": manifest["endpoints"]})
+                if not says({**there, **step.change}, manifest):
+                    step = changed(Sort.SLICE, there, manifest)
                 yield Steps((where,), (*self._departed(there), step))
 
     def _departed(self, there: Thing) -> Iterator[Departed]:
