@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import product
 from math import inf
@@ -92,6 +92,12 @@ class Script:
         return {key: wish for wish in self.wishes.values() for key in wish.keys}
 
     @property
+    def contested(self) -> set[str]:
+        """The names that two claim: one of them gets it, and its port is the only one that answers."""
+        counted = Counter(host(key) for key in self.claims)
+        return {name for name, number in counted.items() if number > 1}
+
+    @property
     def meant(self) -> Meant:
         return {(host(key), wish.port, self.user(wish.destination, key.tenant)) for key, wish in self.claims.items()}
 
@@ -138,11 +144,11 @@ class Mailboxes:
         self._until: dict[tuple[str, str], float] = {}
         self._changes: dict[str, list[float]] = defaultdict(list)
 
-    def note(self, now: float, meant: Meant) -> None:
-        """From now on names mean this."""
+    def note(self, now: float, meant: Meant, touched: Iterable[str] = ()) -> None:
+        """From now on names mean this; something else was changed about those that are touched."""
         self._until |= {(name, user): now for name, _, user in self._meant - meant}
         self._until |= {(name, user): inf for name, _, user in meant}
-        for name in {name for name, *_ in self._meant ^ meant}:
+        for name in {*touched, *(name for name, *_ in self._meant ^ meant)}:
             self._changes[name].append(now)
         self._meant = meant
 

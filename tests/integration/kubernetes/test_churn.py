@@ -72,9 +72,11 @@ class ScriptTests(TestCase):
         mailboxes = Mailboxes()
         mailboxes.note(1, {("mail.shop", 993, "a"), ("post.shop", 993, "b")})
         mailboxes.note(5, {("mail.shop", 993, "c"), ("post.shop", 143, "b")})
+        mailboxes.note(8, {("mail.shop", 993, "c"), ("post.shop", 143, "b")}, {"mail.shop"})
         asked = [("mail.shop", "a", 4), ("mail.shop", "a", 7), ("mail.shop", "b", 4), ("post.shop", "b", 7)]
         self.assertEqual([0, 2, inf, 0], [mailboxes.age(*each) for each in asked])
         self.assertEqual([True, False], [mailboxes.steady("post.shop", *each) for each in ((2, 4), (4, 6))])
+        self.assertEqual([True, False], [mailboxes.steady("mail.shop", *each) for each in ((6, 7), (6, 9))])
 
     def test_faults(self):
         """In an empty cluster everything is missing, and what nobody wants is too much."""
@@ -84,6 +86,19 @@ class ScriptTests(TestCase):
         self.assertEqual(([], sorted({name for name, *_ in script.meant})), found["hosts"])
         self.assertEqual([(993, SPARES)], found["spares"][1])
         self.assertEqual(([12345], []), found["ports of 10.0.0.1"])
+
+
+def anew(step: Wish | Delete | Credential, wishes: dict[tuple[str, str], Wish]) -> set[str]:
+    """The names whose sessions a step ends though they may mean the same then: as all is made anew, or others may come.
+
+    A Destination that changes its tenants leaves those alone that stay.
+    """
+    if isinstance(step, Delete):
+        wishes.pop((step.namespace, step.name))
+    if not isinstance(step, Wish):
+        return set()
+    before = wishes.get((step.namespace, step.name))
+    return set() if before and before.scope == step.scope else {host(key) for key in step.keys}
 
 
 class ChurnTests(Installed):
@@ -176,11 +191,13 @@ class ChurnTests(Installed):
         """One step of the script after the other."""
         pause = Random(SEED)
         while reactor.seconds() < until:
-            before, steps = self.script.meant, self.script.step()
-            self.mailboxes.note(time.monotonic(), before | self.script.meant)
+            before, touched, wishes = self.script.meant, self.script.contested, dict(self.script.wishes)
+            steps = self.script.step()
+            touched |= self.script.contested.union(*(anew(step, wishes) for step in steps))
+            self.mailboxes.note(time.monotonic(), before | self.script.meant, touched)
             for step in steps:
                 await self.perform(step)
-            self.mailboxes.note(time.monotonic(), self.script.meant)
+            self.mailboxes.note(time.monotonic(), self.script.meant, touched)
             names = " ".join(f"{name}:{port}" for name, port, _ in self.script.meant)
             visitors.transport.write(f"names {names}\n".encode())
             self.judge()
