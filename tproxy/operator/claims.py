@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from attrs import frozen
-
-from tproxy.model import Binding, ListenerKey, Reason, Refusal
+from tproxy.model import ListenerKey, Reason, Refusal
 from tproxy.operator import objects
 from tproxy.operator.manifests import Name, Rejected, Resource
 from tproxy.operator.memory import Memory, Rest
 from tproxy.operator.objects import Objects, Port, Thing
 from tproxy.operator.plan import Observed
-
-
-@frozen
-class Wanted:
-    """A listener that a resource wants."""
-
-    binding: Binding
-    port: int
-    scope: str
 
 
 class Claims:
@@ -38,22 +26,13 @@ class Claims:
         self.resources = {(each.namespace, each.name): each for each in observed.cluster.resources}
         self._memory = memory
         self.pending = self._pending()
-        claimed = self._claimed()
+        claimed, contested = self._claimed()
         while colliding := {memory.claims[name] for name in claimed.keys() & memory.claims.keys()}:
             for each in colliding:
                 memory.wake(each)
             self.pending |= colliding
-            claimed = self._claimed()
-        self.holders = {
-            name: keys[0] if len(keys) == 1 else min(keys, key=self._seniority) for name, keys in claimed.items()
-        }
-        self.wanted = {
-            binding.key: Wanted(binding, resource.port, resource.scope)
-            for name in self.pending
-            if isinstance(resource := self.resources[name], Resource)
-            for binding in resource.bindings
-            if self.holders[binding.key.namespace, binding.key.service] == binding.key
-        }
+            claimed, contested = self._claimed()
+        self.holders = claimed | {name: min(keys, key=self._seniority) for name, keys in contested.items()}
 
     def _pending(self) -> set[Name]:
         pending = self.resources.keys() & self._there.identities.keys() - self._memory.resources.keys()
@@ -74,12 +53,13 @@ class Claims:
             )
         )
 
-    def _claimed(self) -> Mapping[Name, list[ListenerKey]]:
-        """Who claims each name, now that it is known who is at rest."""
+    def _claimed(self) -> tuple[dict[Name, ListenerKey], Mapping[Name, list[ListenerKey]]]:
+        """Who claims each name, now that it is known who is at rest, and all of them where there are several."""
         there = self._there.ports
         self.ports = {number: there[number] for number in sorted(there.keys() - self._memory.ports.keys())}
         self.held = self._there.holding(self.ports.values())
-        claimed: dict[Name, list[ListenerKey]] = defaultdict(list)
+        claimed: dict[Name, ListenerKey] = {}
+        contested: dict[Name, list[ListenerKey]] = {}
         for name in self.pending:
             resource = self.resources[name]
             keys: Iterable[ListenerKey] = (
@@ -88,8 +68,11 @@ class Claims:
                 else (key for key in self.held if (key.namespace, key.name) == name and resource.keeps(key.tenant))
             )
             for key in keys:
-                claimed[key.namespace, key.service].append(key)
-        return claimed
+                service = (key.namespace, key.service)
+                first = claimed.setdefault(service, key)
+                if first is not key:
+                    contested.setdefault(service, [first]).append(key)
+        return claimed, contested
 
     def _seniority(self, key: ListenerKey) -> tuple[bool, str, str]:
         """Who holds a name keeps it, then the older resource has it, then the lower uid."""
@@ -97,12 +80,20 @@ class Claims:
         held = self._there.names.get((key.namespace, key.service))
         return held is None or objects.owner(held) != identity.uid, identity.created, identity.uid
 
+    def wants(self, key: ListenerKey) -> Resource | None:
+        """The resource, among those to be thought about, that wants a listener whose name is its to have."""
+        name = (key.namespace, key.name)
+        resource = self.resources[name] if name in self.pending else None
+        if isinstance(resource, Resource) and self.holders.get((key.namespace, key.service)) == key:
+            return resource
+        return None
+
     def keeps(self, key: ListenerKey) -> bool:
         """Whether somebody wants the listener, or what was opened for it before is to stay."""
         name = (key.namespace, key.name)
         rejected = self.resources.get(name)
         return (
-            key in self.wanted
+            self.wants(key) is not None
             or self._memory.claims.get((key.namespace, key.service)) == name
             or (isinstance(rejected, Rejected) and rejected.keeps(key.tenant))
         )

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 
-from tproxy.model import ListenerKey, Reason, Refusal, Stage
+from attrs import frozen
+
+from tproxy.model import Binding, ListenerKey, Reason, Refusal, Stage
 from tproxy.operator import desired, objects
-from tproxy.operator.claims import Claims, Wanted
+from tproxy.operator.claims import Claims
 from tproxy.operator.fates import GONE, TRANSIENT, down, duplicate, summary
 from tproxy.operator.manifests import (
     SUCCESS,
@@ -58,6 +60,15 @@ def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...
     return tuple(steps for pair in zip_longest(needed, kept) for steps in pair if steps)
 
 
+@frozen
+class Wanted:
+    """A listener that a resource wants."""
+
+    binding: Binding
+    port: int
+    scope: str
+
+
 class _Leading:
     """What each resource needs, and how it fares; `planned` are the steps that can be taken now."""
 
@@ -81,7 +92,8 @@ class _Leading:
         for binding in resource.bindings:
             key = binding.key
             holder = self._claims.holders[key.namespace, key.service]
-            rows.append(self._row(key) if holder == key else self._tried(key, duplicate(holder)))
+            wanted = Wanted(binding, resource.port, resource.scope)
+            rows.append(self._row(wanted) if holder == key else self._tried(key, duplicate(holder)))
         rows += (down(ListenerKey(*name, tenant), refusal) for tenant, refusal in resource.refused)
         status = summary(rows)
         if status is None or self._tell(name, status) or self._unsettled:
@@ -107,9 +119,9 @@ class _Leading:
         self._unsettled = True
         return self._down(key, refusal, port)
 
-    def _row(self, key: ListenerKey) -> ListenerStatus | None:
+    def _row(self, wanted: Wanted) -> ListenerStatus | None:
         """What a listener needs, and how it fares; None where that cannot be told yet."""
-        wanted = self._claims.wanted[key]
+        key = wanted.binding.key
         known, port = self._observed.described.get(wanted.binding.request), self._claims.held.get(key)
         if known is None:
             return None

@@ -308,6 +308,8 @@ def _seconds(text: str, otherwise: float) -> float:
 
 def says(there: Any, wanted: Any) -> bool:
     """Whether an object says all that is wanted of it; what the API server adds to it does not matter."""
+    if there == wanted:
+        return True
     match there, wanted:
         case dict(), dict():
             return all(says(there.get(name), value) for name, value in wanted.items())
@@ -315,4 +317,4 @@ def says(there: Any, wanted: Any) -> bool:
             return len(there) == len(wanted) and all(map(says, there, wanted))
         case None, (list() | dict()):
             return not wanted
-    return bool(there == wanted)
+    return False

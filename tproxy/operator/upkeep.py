@@ -29,7 +29,7 @@ from tproxy.operator.steps import (
     reference,
 )
 
-ENOUGH = 200
+ENOUGH = 100
 """So many steps of a kind are planned at once, which is more than are taken until there is another plan; those that
 cannot be taken now don't count."""
 
@@ -192,7 +192,7 @@ def scopes(there: Objects, claims: Claims, memory: Memory) -> Mapping[Name, set[
         key = port.holder
         if key is None:
             continue
-        wanted = claims.wanted.get(key) if claims.held.get(key) is port else None
+        wanted = claims.wants(key) if claims.held.get(key) is port else None
         if wanted is not None:
             found[key.namespace, wanted.scope].add(port.port)
             continue
