@@ -113,7 +113,7 @@ class Installation:
         """Delete these objects, and what replicas wrote. The namespace stays for the next test: its end takes long."""
         text = yaml.safe_dump_all(objects)
         await self.cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
-        await self.cluster.kubectl("delete", WRITTEN, "--all", "-n", HOME)
+        await self.cluster.kubectl("delete", WRITTEN, "--all", "-n", HOME, "--wait=false")
 
     def document(self, name: str, tenant: str = "", **properties: str) -> Path:
         """Write a destination that leads to the mail server, as a user of the destination's and tenant's name."""

@@ -122,8 +122,8 @@ class Election(Service):
     def _lead(self, until: float) -> None:
         first, self._until = self._until is None, until
         _cancel(self._term)
-        now = self._clock.seconds()
-        self._term = self._clock.callLater(until - now, lambda: self._take(Expired(self._clock.seconds())))
+        left = max(0.0, until - self._clock.seconds())  # the process may have stood still just now
+        self._term = self._clock.callLater(left, lambda: self._take(Expired(self._clock.seconds())))
         if first:
             log.info("this replica leads", event="election.elected", key="/".join(self._lease))
             _tell(self._elected)
