@@ -194,6 +194,7 @@ class ChurnTests(Installed):
             before, touched, wishes = self.script.meant, self.script.contested, dict(self.script.wishes)
             steps = self.script.step()
             touched |= self.script.contested.union(*(anew(step, wishes) for step in steps))
+            touched |= {name for name, *_ in before ^ self.script.meant}
             self.mailboxes.note(time.monotonic(), before | self.script.meant, touched)
             for step in steps:
                 await self.perform(step)
