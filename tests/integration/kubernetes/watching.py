@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.internet.defer import Deferred
+
 from tests.integration.children import Child, start
 from tests.integration.kubernetes.cluster import Cluster
 from tests.integration.kubernetes.installation import Replica
@@ -20,6 +22,8 @@ LONG = 7200
 class Watch(Child):
     """`kubectl` that watches a list: first all that is there, then each change, as JSON lines.
 
+    Where the API server ends it, as it does with who reads too slowly, it goes on from the last change.
+
     @param path: of the list in the API
     @param seen: called with the name of an object and its new version; None when it is gone
     """
@@ -28,10 +32,26 @@ class Watch(Child):
         self, test, cluster: Cluster, path: str, seen: Callable[[str, Any], None], **options: str | int
     ) -> None:
         super().__init__()
-        self._seen, self._rest = seen, b""
-        url = f"{path}?{urlencode({'watch': 'true', 'timeoutSeconds': LONG, **options})}"
-        command = ("env", "-i", FOLDER / "kubectl", f"--kubeconfig={cluster.admin}", "get", "--raw", url)
-        start(test, command, cluster.folder, child=self)
+        self._test, self._cluster, self._seen, self._path = test, cluster, seen, path
+        self._options = {"watch": "true", "timeoutSeconds": LONG, **options}
+        self._leaving = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rest, self._heard = b"", False
+        words = ("get", "--raw", f"{self._path}?{urlencode(self._options)}")
+        command = ("env", "-i", FOLDER / "kubectl", f"--kubeconfig={self._cluster.admin}", *words)
+        start(self._test, command, self._cluster.folder, child=self)
+
+    def processEnded(self, reason) -> None:
+        if self._heard and not self._leaving:
+            self._begin()
+        else:
+            super().processEnded(reason)
+
+    def end(self, *how: Any) -> Deferred:
+        self._leaving = True
+        return super().end(*how)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if childFD != 1:
@@ -41,6 +61,8 @@ class Watch(Child):
         for line in lines:
             event = json.loads(line)
             thing = event["object"]
+            self._options["resourceVersion"] = thing["metadata"]["resourceVersion"]
+            self._heard = True
             self._seen(thing["metadata"]["name"], None if event["type"] == "DELETED" else thing)
 
 
