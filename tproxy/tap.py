@@ -30,7 +30,7 @@ from tproxy.cluster.state import hold
 from tproxy.config import Config, ConfigError, Limits, loosened
 from tproxy.installation import join
 from tproxy.listeners import Listeners
-from tproxy.net.endpoints import Listening
+from tproxy.net.listening import Listening
 from tproxy.net.sockets import LINGER_SECONDS
 from tproxy.operator.operator import Operator
 from tproxy.operator.reconciler import Reconciler

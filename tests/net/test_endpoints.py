@@ -26,8 +26,9 @@ from zope.interface.verify import verifyObject
 from tests.net.hubs import behind_a_hub
 from tests.peers import Recorder, tcp_pair, turn
 from tproxy.model import Reason, RefusedError, Stage, Trust
-from tproxy.net.endpoints import Connector, Listening, _dialled
+from tproxy.net.endpoints import Connector, _dialled
 from tproxy.net.guard import Guard
+from tproxy.net.listening import Listening
 from tproxy.net.resolver import Resolver
 from tproxy.net.trust import TrustStore
 from tproxy.testing.certificates import Authority, Certificate

@@ -114,16 +114,20 @@ class Changes(SynchronousTestCase):
         self.world.settle()
         self.assertEqual(before, (self.world.names, self.world.policies, self.world.replicas[0].listening))
 
-    def test_rest(self):
-        """A released port rests for ten minutes, then it is a spare, or is removed where there are enough."""
-        self.world.delete("shop", "mail")
-        self.world.settle()
+    def rests(self):
+        """The port that was released rests for ten minutes from now on."""
         self.world.now += 599
         self.world.settle()
         self.assertIsNotNone(self.world.ports[self.port].released)
         self.world.now += 2
         self.world.settle()
         self.assertNotIn(self.port, self.world.ports)
+
+    def test_rest(self):
+        """A released port rests for ten minutes, then it is a spare, or is removed where there are enough."""
+        self.world.delete("shop", "mail")
+        self.world.settle()
+        self.rests()
         self.assertEqual(2, len(self.world.ports))
 
     def test_rest_after_clock_was_set(self):
@@ -133,12 +137,7 @@ class Changes(SynchronousTestCase):
         self.world.settle()
         self.world.now -= 86400
         self.world.settle()
-        self.world.now += 599
-        self.world.settle()
-        self.assertIsNotNone(self.world.ports[self.port].released)
-        self.world.now += 2
-        self.world.settle()
-        self.assertNotIn(self.port, self.world.ports)
+        self.rests()
 
     def test_spare_again(self):
         """A port that rested becomes a spare where one is missing."""

@@ -38,9 +38,10 @@ from tproxy.model import (
     Secret,
     Tenant,
 )
-from tproxy.net.endpoints import Connector, Listening
+from tproxy.net.endpoints import Connector
 from tproxy.net.guard import Guard
 from tproxy.net.hub import Hub
+from tproxy.net.listening import Listening
 from tproxy.net.resolver import Resolver
 from tproxy.net.transport import Transport
 from tproxy.net.trust import TrustStore

@@ -78,7 +78,7 @@ class KubernetesCluster(MultiService):
         MultiService.__init__(self)
         self._home, self._client, self._leaser = home, client, leaser
         self._clock, self._now, self._ports = clock, now, ports
-        self._wanted_back = clock.seconds()
+        self._quiet_until = 0.0
         self._installation = home.installation
         self._watchers: list[Callable[[], None]] = []
         self._leaving = False
@@ -152,8 +152,8 @@ class KubernetesCluster(MultiService):
         return Deferred.fromCoroutine(self._perform(action))
 
     async def _perform(self, action: Look | Write) -> None:
-        if self._clock.seconds() < self._wanted_back:
-            await deferLater(self._clock, self._wanted_back - self._clock.seconds())
+        if self._clock.seconds() < self._quiet_until:
+            await deferLater(self._clock, self._quiet_until - self._clock.seconds())
         try:
             match action:
                 case Unwanted(whose, of):
@@ -176,7 +176,7 @@ class KubernetesCluster(MultiService):
                     await self._tell(action)
         except APIError as error:
             until = self._clock.seconds() + min(error.retry_after, LONGEST_WAIT)
-            self._wanted_back = max(self._wanted_back, until)
+            self._quiet_until = max(self._quiet_until, until)
             words = f"the API server refuses {_words(action)}: {error.message}"
             raise RefusedError(_refusal(words, Reason.SERVICE_REFUSED)) from None
 

@@ -1,4 +1,4 @@
-"""Stream endpoints for every connection: guarded, raced over a host's addresses, verified, in our own transport."""
+"""Stream endpoints for what we connect to: guarded, raced over a host's addresses, verified, in our own transport."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import frozen
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IReadDescriptor,
-    IStreamClientEndpoint,
-    IStreamServerEndpoint,
-    IWriteDescriptor,
-)
-from twisted.logger import Logger
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IStreamClientEndpoint, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,25 +19,16 @@ from tproxy.model import Reason, Refusal, RefusedError, Stage, Trust
 from tproxy.net.handshake import Handshaking
 from tproxy.net.resolver import Resolver
 from tproxy.net.resumption import Resumption
-from tproxy.net.sockets import IPAddress, Reactor, address_of, prepare, reset
+from tproxy.net.sockets import Reactor, family, prepare, reset
 from tproxy.net.transport import Transport
 from tproxy.net.trust import ClientTLS, TrustStore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
-log = Logger()
-
 _T = TypeVar("_T")
 
-BACKLOG = 1024
-ACCEPTS_PER_EVENT = 64
 STAGGER_SECONDS = 0.25
-NO_DESCRIPTORS_SECONDS = 0.1
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 @implementer(IWriteDescriptor)
@@ -55,7 +38,7 @@ class _Dialling:
     def __init__(self, reactor: Reactor, address: str, port: int) -> None:
         self._reactor = reactor
         self.done: Deferred[socket.socket] = Deferred(lambda _: self._leave())
-        self._socket = socket.socket(_family(address), socket.SOCK_STREAM)
+        self._socket = socket.socket(family(address), socket.SOCK_STREAM)
         prepare(self._socket)
         error = self._socket.connect_ex((address, port))
         if error in (0, errno.EINPROGRESS):
@@ -247,7 +230,7 @@ class _ClientEndpoint:
             raise RefusedError(self._failed(error)) from None
         finally:
             limit.end()
-        return _given(reactor, sock, connection, factory)
+        return given(reactor, sock, connection, factory)
 
     async def _shake_hands(self, sock: socket.socket, trust: Trust, limit: _Limit) -> SSL.Connection:
         try:
@@ -283,9 +266,14 @@ def _slow_handshake() -> Refusal:
     )
 
 
-def _given(
+def given(
     reactor: Reactor, sock: socket.socket, connection: SSL.Connection | None, factory: IProtocolFactory
 ) -> IProtocol:
+    """The protocol that a factory makes for an open connection, begun.
+
+    @raise RefusedError: the connection is gone already
+    @raise CancelledError: the factory wants none
+    """
     transport = Transport(reactor, sock, connection)
     try:
         peer = transport.getPeer()
@@ -313,95 +301,3 @@ def _in_time(waiting: Deferred[Any], seconds: float, reactor: Reactor, slow: Cal
         raise RefusedError(slow())
 
     return waiting.addTimeout(seconds, reactor, late)
-
-
-@implementer(IStreamServerEndpoint)
-@frozen
-class Listening:
-    """An address to accept plain TCP connections at."""
-
-    reactor: Reactor
-    address: str
-    port: int
-
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Fails with `CannotListenError` where the port is taken or not permitted."""
-        port = _Port(self.reactor, self.address, self.port, protocolFactory)
-        try:
-            port.startListening()
-        except CannotListenError:
-            return fail()
-        return succeed(port)
-
-
-@implementer(IListeningPort, IReadDescriptor)
-class _Port:
-    def __init__(self, reactor: Reactor, address: str, port: int, factory: IProtocolFactory) -> None:
-        self._reactor, self._address, self._number, self._factory = reactor, address, port, factory
-        self._socket = socket.socket(_family(address), socket.SOCK_STREAM)
-
-    def startListening(self) -> None:
-        sock = self._socket
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((self._address, self._number))
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise CannotListenError(self._address, self._number, error) from None
-        sock.setblocking(False)
-        self._factory.doStart()
-        self._reactor.addReader(self)
-
-    def stopListening(self) -> Deferred[None]:
-        if self._socket.fileno() >= 0:
-            self._reactor.removeReader(self)
-            self._socket.close()
-            self._factory.doStop()
-        return succeed(None)
-
-    def getHost(self) -> IPAddress:
-        return address_of(self._socket.getsockname())
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "tproxy"
-
-    def doRead(self) -> None:
-        for _ in range(ACCEPTS_PER_EVENT):
-            try:
-                sock, _name = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._rest()
-                return
-            try:
-                prepare(sock)
-                _given(self._reactor, sock, None, self._factory)
-            except (OSError, RefusedError, CancelledError):
-                sock.close()
-            except Exception:  # that of one connection: the port stays open
-                log.failure("{event}", event="connection.failed", port=self._number)
-                sock.close()
-            if self._socket.fileno() < 0:
-                return
-
-    def connectionLost(self, reason: Failure) -> None:
-        self.stopListening()
-
-    def _rest(self) -> None:
-        log.error(
-            "out of file descriptors: new connections wait; raise the limit (ulimit -n)",
-            event="listener.no-descriptors",
-            port=self._number,
-        )
-        self._reactor.removeReader(self)
-        self._reactor.callLater(NO_DESCRIPTORS_SECONDS, self._resume)
-
-    def _resume(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._reactor.addReader(self)

@@ -20,6 +20,11 @@ DROPPED_AT_ONCE = 64 * 1024
 IPAddress = IPv4Address | IPv6Address
 
 
+def family(address: str) -> socket.AddressFamily:
+    """That of an IP address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def address_of(name: Sequence[Any]) -> IPAddress:
     """What a socket calls an address, in Twisted's words."""
     if ":" in name[0]:

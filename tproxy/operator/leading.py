@@ -56,7 +56,8 @@ def lead(observed: Observed, bounds: Bounds, memory: Memory) -> tuple[Steps, ...
             leading.resource(name, claims.resources[name])
     upkeep = Upkeep(observed, there, claims, ports, memory)
     needed = [*upkeep.policies(), *leading.changes, *leading.claims, *leading.told]
-    kept = [*upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *upkeep.dated(), *ports.spares()]
+    kept = [*upkeep.released(), *upkeep.orphans(), *upkeep.slices(), *upkeep.rested(), *upkeep.misdated()]
+    kept += ports.spares()
     return tuple(steps for pair in zip_longest(needed, kept) for steps in pair if steps)
 
 

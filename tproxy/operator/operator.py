@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from operator import is_
 from typing import Any
 
@@ -174,14 +174,16 @@ class Operator(Service):
         )
         self._memory.see(observed)
         serving = serve(observed, self._memory)
-        looking = [steps for steps in serving if isinstance(steps.steps[0], Look)]
+        looking = []
         for steps in serving:
-            if self._free(steps) and not isinstance(steps.steps[0], Look):
+            if isinstance(steps.steps[0], Look):
+                looking.append(steps)
+            elif self._free(steps):
                 self._begin(steps)
         leading = lead(observed, self._bounds, self._memory)
-        turns = chain.from_iterable(zip_longest(looking, leading))
         # What is under way now was planned again without it: should it end before its turn comes, it was done already.
-        self._queue = deque(steps for steps in turns if steps and self._free(steps))
+        turns = zip_longest(looking, leading)
+        self._queue = deque(steps for pair in turns for steps in pair if steps and self._free(steps))
         planned = {subject for steps in (*serving, *leading) for subject in steps.subjects}
         concerned = planned.union(self._pauses.resting, self._busy)
         self._pauses.keep(concerned)

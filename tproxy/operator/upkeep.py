@@ -176,7 +176,7 @@ class Upkeep:
                 step = Change(Sort.SERVICE, port.thing, {"metadata": {"annotations": desired.UNCLAIMED}})
             yield Steps((record(self._home.namespace, port),), (*look, step))
 
-    def dated(self) -> Iterator[Steps]:
+    def misdated(self) -> Iterator[Steps]:
         """Released ports whose time cannot have come: a clock was wrong. They rest from now on."""
         note = {objects.RELEASED: objects.moment(self._there.now)}
         for port in self._claims.ports.values():
